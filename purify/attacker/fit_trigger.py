@@ -242,11 +242,10 @@ def shape_trigger(known: Known) -> None:
         raise UserError(
             f'trigger.init_from={start}: no such folder. Give that of a checkpoint, or leave it.'
         )
-    transforms = make_augmentations(settings['augment'])
 
     def fit(build: Build, make: MakeTask, name: str = '', **changes: Any) -> Facts:
         graph, like = abstract_network(build)
-        shape_training(known, 'trigger', {**settings, **changes}, transforms, make(graph), build)
+        shape_training(known, 'trigger', {**settings, **changes}, make(graph), build)
         count = count_numbers(like['params'])
         known.found.notes.append(f'trigger: {name or "trigger"}, {count:,} parameters')
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)

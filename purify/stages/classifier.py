@@ -58,14 +58,10 @@ class Classifier:
 
 def classifier_builder(settings: Settings, num_classes: int, channels: int) -> Build:
     """Makes the function from rngs to the classifier network of those settings."""
-    options = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in settings.items()
-        if name != 'name'
-    }
-    return lambda rngs: NETWORKS.make(
-        settings['name'], num_classes=num_classes, channels=channels, **options, rngs=rngs
-    )
+    listed = lambda value: tuple(value) if isinstance(value, list) else value
+    options = {name: listed(value) for name, value in settings.items() if name != 'name'}
+    sizes = {'num_classes': num_classes, 'channels': channels}
+    return lambda rngs: NETWORKS.make(settings['name'], **sizes, **options, rngs=rngs)
 
 
 def check_classes(model: Classifier, class_names: list[str], channels: int, what: str) -> None:

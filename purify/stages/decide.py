@@ -10,13 +10,8 @@ from purify.stages import measure
 from purify.stages.kind import Kind
 from purify.stages.known import Known
 
-MODELS = (
-    'prior',
-    'generator',
-    'classifier',
-    'encoder',
-    'picked',
-)  # inputs that are no tables to decide by
+# inputs that are no tables to decide by
+NO_TABLES = ('poisoned', 'prior', 'generator', 'classifier', 'encoder', 'picked')
 MEASURED = 'measured'  # the subfolder of what was looked at
 
 
@@ -30,12 +25,8 @@ def run(work: Work, decision: Decision, more: dict[str, Table] | None = None) ->
     """
     if devices.is_lead():
         split = Split(work.inputs['poisoned'], 'train')
-        given = {
-            role: folder
-            for role, folder in work.inputs.items()
-            if role not in (*MODELS, 'poisoned')
-        }
-        tables = {role: read_table(folder) for role, folder in given.items()} | (more or {})
+        given = [role for role in work.inputs if role not in NO_TABLES]
+        tables = {role: read_table(work.inputs[role]) for role in given} | (more or {})
         found = decision.decide(split.ids, split.labels, tables, len(split.class_names))
         check_ids(found, split, work.folder)
         write_table(work.folder, found)

@@ -43,9 +43,8 @@ def train_latent(work: Work) -> None:
     pipeline = read_stable_diffusion(work.inputs['prior'], objective['dtype'])
     task, build, unet = make_latent(pipeline, settings, split.class_names)
     task = dataclasses.replace(task, frozen=devices.put_copy(task.frozen, devices.global_mesh()))
-    state = fit_network(
-        work, task, build, None, split, make_augmentations(settings['augment']), start=unet
-    )
+    transforms = make_augmentations(settings['augment'])
+    state = fit_network(work, task, build, None, split, transforms, start=unet)
     if devices.is_lead():
         weights = jax.device_get(state.weights())
         trained = nnx.merge(task.graph, weights['params'], weights['stats'])
@@ -74,19 +73,13 @@ def make_latent(
     graph, params, stats = split_network(unet)
     vae_graph, *frozen = split_network(vae)
     captions = caption_table(pipeline, class_names, objective['caption'])
-    task = DenoiseLatents(
-        graph,
-        vae_graph,
-        schedule_from_diffusers(pipeline.parts['scheduler']),
-        image_size(pipeline, objective['size_px']),
-        vae.scaling_factor,
-        objective['drop'],
-        settings['ema_decay'],
-        {'vae': dict(zip(('params', 'stats'), frozen, strict=True)), 'captions': captions},
-    )
-    build = lambda rngs: UNet2DConditionModel.from_config(
-        unet.config, rngs=rngs, dtype=objective['dtype']
-    )
+    schedule = schedule_from_diffusers(pipeline.parts['scheduler'])
+    sizes = image_size(pipeline, objective['size_px']), vae.scaling_factor
+    frozen = {'vae': dict(zip(('params', 'stats'), frozen, strict=True)), 'captions': captions}
+    rest = objective['drop'], settings['ema_decay'], frozen
+    task = DenoiseLatents(graph, vae_graph, schedule, *sizes, *rest)
+    config, dtype = unet.config, objective['dtype']
+    build = lambda rngs: UNet2DConditionModel.from_config(config, rngs=rngs, dtype=dtype)
     return task, build, {'params': params, 'stats': stats}
 
 
@@ -107,6 +100,5 @@ def shape_latent(
         )
     words = {'scheduler': prior.scheduler, 'tokenizer': prior.tokenizer}
     pipeline = Pipeline(READABLE[0], prior.networks(prior.weights) | words)
-    return *make_latent(pipeline, settings, class_names), LatentGenerator.from_pipeline(
-        pipeline, objective, class_names
-    )
+    made = make_latent(pipeline, settings, class_names)
+    return *made, LatentGenerator.from_pipeline(pipeline, objective, class_names)

@@ -40,30 +40,18 @@ def run(work: Work) -> None:
     settings = work.settings
     split = Split(work.inputs['poisoned'], 'train')
     flow, reduce = split_flow(settings['flows'])
-    features, facts = prepare_features(
-        read_table(work.inputs['features']).of(split.ids, 'features'), reduce
-    )
+    measured = read_table(work.inputs['features']).of(split.ids, 'features')
+    features, facts = prepare_features(measured, reduce)
     fit, shown = Fit(**settings['fit']), {}
-    train = partial(
-        fit_flows,
-        features,
-        split.labels,
-        split.ids,
-        len(split.class_names),
-        flow,
-        seed=settings['seed'],
-    )
+    rows = features, split.labels, split.ids, len(split.class_names)
     common = {'cost': work.cost, 'save_every': work.run['save_every'], 'writers': work.writers}
+    train = partial(fit_flows, *rows, flow, seed=settings['seed'], **common)
     if fit.hold_out:
-        apart = train(
-            fit=replace(fit, members=1),
-            folder=work.folder / 'apart',
-            name=f'{work.name} apart',
-            **common,
-        )
+        place = {'folder': work.folder / 'apart', 'name': f'{work.name} apart'}
+        apart = train(fit=replace(fit, members=1), **place)
         shown = {'apart': describe_classes(apart, split.labels)}
         fit = replace(fit, epochs=float(apart.best_epoch), hold_out=0.0)
-    found = train(fit=fit, folder=work.folder, name=work.name, **common)
+    found = train(fit=fit, folder=work.folder, name=work.name)
     if devices.is_lead():
         columns = {'ids': split.ids, 'log_density': found.log_density}
         shown |= {'epoch': found.best_epoch, 'labels': describe_classes(found, split.labels)}
@@ -80,8 +68,7 @@ def check_flow(flows: Settings, fit: Settings, width: int) -> int:
     Fit(**fit)
     if reduce and not 2 <= reduce <= width:
         raise UserError(
-            f'flows.reduce={reduce}: there are {width} features. Choose 2 to {width}, or 0 for all'
-            ' of them.'
+            f'flows.reduce={reduce}: there are {width} features. Choose 2 to {width}, or 0 for all.'
         )
     _, weights = abstract_network(lambda rngs: CouplingFlow(reduce or width, **flow, rngs=rngs))
     return sum(x.size for x in jax.tree.leaves(weights['params']))
@@ -130,13 +117,10 @@ def prepare_features(features: np.ndarray, reduce: int = 0) -> tuple[np.ndarray,
             ' or 0 for all of them.'
         )
     axes, share = axes[:, :reduce], float(variances[:reduce].sum() / variances.sum())
-    axes = axes * np.sign(
-        axes[np.abs(axes).argmax(0), np.arange(reduce)]
-    )  # either sign is an eigenvector: take one
-    return (whole @ axes / np.sqrt(variances[:reduce])).astype(np.float32), facts | {
-        'dimensions': reduce,
-        'explained': share,
-    }
+    # Either sign is an eigenvector: take one.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(reduce)])
+    facts |= {'dimensions': reduce, 'explained': share}
+    return (whole @ axes / np.sqrt(variances[:reduce])).astype(np.float32), facts
 
 
 def describe_classes(found: Densities, labels: np.ndarray) -> list[Facts]:
@@ -163,9 +147,8 @@ def shape(known: Known, step: Step) -> None:
     width = known.widths.get(step.inputs['features'])
     if width is not None:  # else the step that measures them has said why
         count = check_flow(step.settings['flows'], step.settings['fit'], width)
-        known.found.notes.append(
-            f'{step.name}: {known.data.classes} flows of {count:,} parameters on {width} features'
-        )
+        flows = f'{known.data.classes} flows of {count:,} parameters on {width} features'
+        known.found.notes.append(f'{step.name}: {flows}')
 
 
 KIND = Kind(run, shape, ('seed',))

@@ -1,13 +1,9 @@
 """The settings of a training, and the one loop that trains every network on a dataset on disk."""
 
-from collections.abc import Iterator
-from functools import partial
-from typing import Any
-
 import jax
 
 from purify.core import devices
-from purify.core.types import Facts, Settings, Tree
+from purify.core.types import Settings, Tree
 from purify.data.augment import AUGMENTATIONS
 from purify.data.loader import Place, RandomTransform, Split, training_batches
 from purify.engine.stage import Work
@@ -50,51 +46,18 @@ def fit_network(
     optimizer = make_optimizer(steps, **settings['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     first, last = settings.get('part', (0, steps))
-    seed = settings['seeds']
-    init = (
-        starting_weights(work.inputs['init'], build, like, seed['model'])
-        if 'init' in work.inputs
-        else start
-    )
-    keep_ema = task.ema_decay > 0
-    state = make_state(
-        build, optimizer, seed=seed['model'], keep_ema=keep_ema, mesh=mesh, init=init, step=first
-    )
-    plan = Plan(
-        name=work.name,
-        folder=work.folder,
-        batch=settings['batch'],
-        steps=last,
-        accumulate=settings['accumulate'],
-        seed=seed['model'],
-        save_every=run['save_every'],
-        log_every=run['log_every'],
-        writers=work.writers,
-        first=first,
-        of=steps,
-    )
-    place = Place(jax.process_index(), jax.process_count())
-    batches: Any = partial(_batches, split, settings['batch'], seed['data'], transforms, run, place)
+    seeds, init = settings['seeds'], start
+    if 'init' in work.inputs:
+        init = starting_weights(work.inputs['init'], build, like, seeds['model'])
+    fresh = {'seed': seeds['model'], 'keep_ema': task.ema_decay > 0, 'init': init, 'step': first}
+    state = make_state(build, optimizer, mesh=mesh, **fresh)
+    sizes = {'batch': settings['batch'], 'accumulate': settings['accumulate']}
+    every = {name: run[name] for name in ('save_every', 'log_every')}
+    span = {'first': first, 'steps': last, 'of': steps}
+    own = {'seed': seeds['model'], 'writers': work.writers}
+    plan = Plan(work.name, work.folder, **sizes, **every, **span, **own)
+    order = {'batch': settings['batch'], 'seed': seeds['data'], 'transforms': transforms}
+    hosts = {'place': Place(jax.process_index(), jax.process_count())}
+    hosts |= {name: run[name] for name in ('threads', 'workers')}
+    batches = lambda step: training_batches(split, start_step=step, **order, **hosts)
     return fit(task, optimizer, state, batches, plan, mesh, work.cost)
-
-
-def _batches(
-    split: Split,
-    batch: int,
-    seed: int,
-    transforms: list[RandomTransform],
-    run: Facts,
-    place: Place,
-    start: int,
-) -> Iterator[Any]:
-    threads, workers = run['threads'], run['workers']
-    return training_batches(
-        split,
-        batch=batch,
-        seed=seed,
-        start_step=start,
-        place=place,
-        transforms=transforms,
-        threads=threads,
-        workers=workers,
-    )

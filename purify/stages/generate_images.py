@@ -26,9 +26,8 @@ def run(work: Work, generate: Generate) -> None:
     the beginning of a larger one.
     """
     settings, split = work.settings, Split(work.inputs['poisoned'], 'train')
-    labels = wanted_labels(
-        settings['images'] or len(split), settings['labels'], len(split.class_names), work.name
-    )
+    count, classes = settings['images'] or len(split), len(split.class_names)
+    labels = wanted_labels(count, settings['labels'], classes, work.name)
     models = open_models(work, split, dtype=generate.dtype)
     rule = generate.rule(models, Context(split.shape, settings['seed'], split.class_names))
     features = make_features(split.shape[0], split.shape[2], split.class_names)
@@ -39,9 +38,8 @@ def run(work: Work, generate: Generate) -> None:
     def numbers(row: int) -> dict[str, int]:
         return {'id': row, 'label': int(labels[row])}
 
-    sink = dataset_sink(
-        work.folder, work.name, features, len(labels), settings['shard_size'], numbers=numbers
-    )
+    size = settings['shard_size']
+    sink = dataset_sink(work.folder, work.name, features, count, size, numbers=numbers)
     ids, calls = np.arange(len(labels)), generate.network_calls(models)
     map_rows(work, rule, weights_of(models), fetch, sink, ids, calls=calls, dtype=generate.dtype)
 
@@ -65,9 +63,8 @@ def wanted_labels(
 
 def shape(known: Known, step: Step) -> None:
     """Traces the rule over two rows, and checks which labels are asked for."""
-    wanted_labels(
-        step.settings['images'] or 1, step.settings['labels'], known.data.classes, step.name
-    )
+    count, labels = step.settings['images'] or 1, step.settings['labels']
+    wanted_labels(count, labels, known.data.classes, step.name)
     rows = {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}
     known.trace(step.by.rule, known.models({'generator': step.inputs['generator']}), rows)
 

@@ -12,12 +12,12 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, user_path
 from purify.core.types import Facts, Settings, Tree
-from purify.data.loader import RandomTransform
 from purify.data.with_unlabelled import pair
 from purify.defenses.method import Context
 from purify.models.classifiers.pytorch_weights import check_foreign
 from purify.models.files.weights import abstract
 from purify.stages.classifier import Classifier
+from purify.stages.fit_network import make_augmentations
 from purify.stages.networks_on_disk import other_classes
 from purify.train.loop import make_step
 from purify.train.objectives.semi_supervised import FitHead, MixMatch, head_only
@@ -26,6 +26,7 @@ from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, abstract_network, make_state
 
 Network = tuple[Any, Any]  # structure, and weights as shapes
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclass
@@ -41,10 +42,11 @@ class Diagnosis:
             return do()
         except UserError as error:
             text = str(error)
-        except (TypeError, ValueError, KeyError, ArithmeticError, MemoryError) as error:
-            text = (
-                f'{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}'
-            )
+        except KeyError as error:
+            text = f'{error} is missing. Give it; configs/ shows where it stands.'
+        except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
+            first = str(error).splitlines()[0] if str(error) else repr(error)
+            text = f'{type(error).__name__}: {first}'
         if text not in [problem.partition(': ')[2] for problem in self.problems]:
             self.problems.append(f'{what}: {text}')
         return None
@@ -69,10 +71,10 @@ class Data:
         """Numbers as names of the classes: their own are not known before the data is read."""
         return [str(label) for label in range(self.classes)]
 
-    def rows(self, *numbers: str, count: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of `count` rows, each with an image and the named i32 `numbers`."""
-        image = {'image': jax.ShapeDtypeStruct((count, *self.pixels), np.uint8)}
-        return image | {name: jax.ShapeDtypeStruct((count,), np.int32) for name in numbers}
+    def rows(self, *numbers: str) -> Shapes:
+        """Shapes of two rows, each with an image and the named i32 `numbers`."""
+        image = {'image': jax.ShapeDtypeStruct((2, *self.pixels), np.uint8)}
+        return image | {name: jax.ShapeDtypeStruct((2,), np.int32) for name in numbers}
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,7 @@ class Known:
             found['encoder'] = self.classifier(name) if name in self.networks else self.encoder
         return found
 
-    def trace(
-        self,
-        make_rule: Callable[[Facts, Context], Any],
-        models: Facts,
-        rows: dict[str, jax.ShapeDtypeStruct],
-    ) -> dict[str, jax.ShapeDtypeStruct]:
+    def trace(self, make_rule: Callable[..., Any], models: Facts, rows: Shapes) -> Shapes:
         """Shapes of the columns that a rule makes of rows; {} where a model's tracing failed."""
         if None in models.values():
             return {}
@@ -137,13 +134,7 @@ class Known:
 
 
 def shape_training(
-    known: Known,
-    name: str,
-    part: Settings,
-    transforms: list[RandomTransform],
-    task: Task,
-    build: Build,
-    weights: Tree = None,
+    known: Known, name: str, part: Settings, task: Task, build: Build, weights: Tree = None
 ) -> None:
     """Traces the state, the augmentations and one update of a training that starts from `weights`.
 
@@ -160,34 +151,26 @@ def shape_training(
     if part['batch'] % (mesh.size * part['accumulate']):
         raise UserError(
             f'batch={part["batch"]} does not split over {mesh.size} devices x'
-            f' accumulate={part["accumulate"]}.'
+            f' accumulate={part["accumulate"]}; choose a multiple.'
         )
     steps = total_steps(part['epochs'], part['steps'], data.images, part['batch'])
     optimizer = make_optimizer(steps, **part['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
-    same = {
-        key: part.get(key)
-        for key in ('network', 'classifier', 'optim', 'augment', 'batch', 'accumulate', 'objective')
-    }
+    names = ('network', 'classifier', 'optim', 'augment', 'batch', 'accumulate', 'objective')
+    same = {key: part.get(key) for key in (*names, 'projection')}
     given = str(jax.tree.map(np.shape, task.frozen))
-    mark = fingerprint(
-        {'task': type(task).__name__, 'given': given, 'projection': part.get('projection')} | same
-    )
+    mark = fingerprint({'task': type(task).__name__, 'given': given} | same)
     if mark in known.traced:
         return
     image = {'image': np.zeros(data.pixels, np.uint8), 'label': 0, 'id': 0}
-    for transform in transforms:
+    for transform in make_augmentations(part['augment']):
         image = transform.random_map(image, np.random.default_rng(0))
     image = pair(image, image) if isinstance(task, MixMatch) else image
-    seed, keep = known.config['seeds']['model'], task.ema_decay > 0
-    state = jax.eval_shape(
-        lambda init: make_state(build, optimizer, seed=seed, keep_ema=keep, mesh=mesh, init=init),
-        weights,
-    )
-    rows = {
-        key: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype)
-        for key, x in image.items()
-    }
+    seed = known.config['seeds']['model']
+    own = {'seed': seed, 'keep_ema': task.ema_decay > 0, 'mesh': mesh}
+    state = jax.eval_shape(lambda init: make_state(build, optimizer, init=init, **own), weights)
+    shaped = lambda x: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype)
+    rows = {key: shaped(x) for key, x in image.items()}
     jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
     known.traced.add(mark)  # at the end: what failed fails again
 

@@ -27,13 +27,12 @@ def run(work: Work, measure: Measure, sub: str = '') -> None:
     split, folder = Split(work.inputs['poisoned'], 'train'), work.folder / sub
     chosen = open_rows(work, split)
     models = open_models(work, split, dtype=measure.dtype)
-    models |= draw_images(measure, split, work.settings['seed'])
+    models |= draw_images(work, measure, split)
     rule = measure.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
     if not len(chosen):
         if devices.is_lead():  # a table of no rows has columns too
-            write_columns(
-                part_path(folder, 0, 1), _empty_columns(rule, weights_of(models), split.shape)
-            )
+            none = _empty_columns(rule, weights_of(models), split.shape)
+            write_columns(part_path(folder, 0, 1), none)
         return
     sink = table_sink(folder, split.ids[chosen], work.settings['shard_size'])
 
@@ -56,11 +55,8 @@ def open_rows(work: Work, split: Split) -> np.ndarray:
 def image_row(split: Split, position: int) -> Facts:
     """Makes the row that a rule gets of one image: 'image', 'label' and 'id'."""
     record = split[position]
-    return {
-        'image': record['image'],
-        'label': np.int32(record['label']),
-        'id': np.int32(record['id']),
-    }
+    label, identity = np.int32(record['label']), np.int32(record['id'])
+    return {'image': record['image'], 'label': label, 'id': identity}
 
 
 def _empty_columns(
@@ -70,11 +66,8 @@ def _empty_columns(
     rows = {'image': jax.ShapeDtypeStruct((2, *shape), np.uint8)}
     rows |= {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}
     columns = jax.eval_shape(rule, constants, rows)
-    empty = {
-        name: np.zeros((0, *x.shape[1:]), x.dtype)
-        for name, x in columns.items()
-        if name != 'finite'
-    }
+    empty = {name: np.zeros((0, *x.shape[1:]), x.dtype) for name, x in columns.items()}
+    empty.pop('finite', None)
     return empty | {'ids': np.zeros(0, np.int64)}
 
 

@@ -52,8 +52,8 @@ def weights_of(models: Facts) -> Facts:
     return {role: model.weights for role, model in models.items()}
 
 
-def draw_images(measure: Measure, split: Split, seed: int) -> dict[str, Drawn]:
-    """Draws images of `split` for a measure that compares with some: {'drawn': ...}, or {}.
+def draw_images(work: Work, measure: Measure, split: Split) -> dict[str, Drawn]:
+    """Draws images of `split` for a stage's measure that compares with some: {'drawn': ...}, or {}.
 
     None is drawn twice. Raises `UserError` where there are too few.
     """
@@ -62,7 +62,7 @@ def draw_images(measure: Measure, split: Split, seed: int) -> dict[str, Drawn]:
         return {}
     if count > len(split):
         raise UserError(
-            f'draws={count}: the dataset {split.folder} has {len(split)} images. Choose fewer.'
+            f'{work.name}: draws={count}: {split.folder} has {len(split)} images. Choose fewer.'
         )
-    chosen = stream_rng(seed, 'drawn').permutation(len(split))[:count]
+    chosen = stream_rng(work.settings['seed'], 'drawn').permutation(len(split))[:count]
     return {'drawn': Drawn(split.images(np.sort(chosen).tolist()))}

@@ -45,9 +45,7 @@ def _check_stage(path: Path) -> None:
     A folder of a stage before 0.2, which noted no hashes, is taken without `DONE` as any other
     folder is.
     """
-    advice = (
-        f'Train it again, give another, or delete {DONE} there where you know that it is whole.'
-    )
+    advice = f'Train it again, give another, or delete {DONE} there if you know that it is whole.'
     for folder in dict.fromkeys((path, path.parent, path.resolve().parent)):
         if (folder / DONE).exists():
             check_files(folder, read_done(folder, advice), advice, _digests(folder))
@@ -83,18 +81,13 @@ def encoder_folder(load: str, revision: str) -> tuple[Path, str]:
 
 
 def _folder_digest(folder: Path, expected: str) -> str:
-    files = [
-        path
-        for path in sorted(folder.rglob('*'))
-        if path.suffix in _READ and STATE not in path.parts
-    ]
-    if (folder / INDEX).is_file():
-        read = COMPONENTS.get(read_index(folder)['_class_name'])
-        files = [
-            path
-            for path in files
-            if read is None or path.parent == folder or path.relative_to(folder).parts[0] in read
-        ]
+    files = sorted(path for path in folder.rglob('*') if path.suffix in _READ)
+    files = [path for path in files if STATE not in path.parts]
+    whole = (folder / INDEX).is_file()
+    read = COMPONENTS.get(read_index(folder)['_class_name']) if whole else None
+    if read is not None:
+        top = lambda path: path.relative_to(folder).parts[0]
+        files = [path for path in files if path.parent == folder or top(path) in read]
     if not any(path.suffix == '.safetensors' for path in files):
         raise UserError(f'{folder}: holds no *.safetensors; {expected}.')
     return fingerprint({str(path.relative_to(folder)): _digest(path) for path in files})
@@ -106,9 +99,7 @@ def _digest(path: Path) -> str:
         stat = path.stat()
         return _digest_once(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
-        raise UserError(
-            f'{path}: cannot be read ({error.strerror}). Give another folder.'
-        ) from error
+        raise UserError(f'{path}: cannot be read ({error.strerror}). Give another.') from error
 
 
 @functools.cache

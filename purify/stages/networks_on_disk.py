@@ -105,8 +105,7 @@ def restore_weights(folder: Path, like: Tree) -> Any:
     folder = user_path(folder).absolute()
     if not folder.is_dir():
         raise UserError(
-            f'{folder}: no such folder. Give the folder of a finished stage or of an orbax'
-            ' checkpoint.'
+            f'{folder}: no such folder. Give that of a finished stage or of an orbax checkpoint.'
         )
     inner = folder / WEIGHTS
     checkpoints = Checkpoints(inner if inner.is_dir() else folder, create=False)

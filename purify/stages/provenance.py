@@ -20,11 +20,9 @@ REFERENCE, HELD_OUT, POISONED = 'trained_on_reference', 'trained_on_held_out', '
 PUBLISHED, UNKNOWN = 'published', 'unknown'
 KINDS = ('embedded', REFERENCE, HELD_OUT, POISONED, PUBLISHED, UNKNOWN)
 _WORST_FIRST = (POISONED, HELD_OUT, UNKNOWN, PUBLISHED, REFERENCE)
+_TOLD = {'source': str, 'reference': str, 'images': int}
 _FIELDS = {
-    **{
-        kind: {'source': str, 'reference': str, 'images': int}
-        for kind in (REFERENCE, HELD_OUT, POISONED)
-    },
+    **dict.fromkeys((REFERENCE, HELD_OUT, POISONED), _TOLD),
     PUBLISHED: {'model': str, 'file': str, 'sha256': str},
 }
 _TRAINED_ON = {
@@ -80,24 +78,14 @@ def note_published(folder: Path, model: str, file: str, digest: str) -> None:
 
     The converted weights are written already.
     """
-    note = {
-        'kind': PUBLISHED,
-        'model': model,
-        'file': file,
-        'sha256': digest,
-        'weights': _weights(folder),
-    }
-    write_json(folder / PROVENANCE_FILE, note)
+    note = {'kind': PUBLISHED, 'model': model, 'file': file, 'sha256': digest}
+    write_json(folder / PROVENANCE_FILE, note | {'weights': _weights(folder)})
 
 
 def _weights(folder: Path) -> dict[str, str]:
     """SHA-256 of the safetensors in a prior's folder, by path."""
-    files = [
-        path
-        for path in sorted(folder.rglob('*.safetensors'))
-        if STATE not in path.relative_to(folder).parts
-    ]
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+    files = {path.relative_to(folder): path for path in sorted(folder.rglob('*.safetensors'))}
+    return {at.as_posix(): sha256_of(files[at]) for at in files if STATE not in at.parts}
 
 
 def read_note(folder: Path) -> Facts:
@@ -117,11 +105,8 @@ def read_note(folder: Path) -> Facts:
         here, noted = _weights(folder), note.get('weights')
     except (UserError, OSError, RecursionError):
         return _doubt('its note cannot be read')
-    if (
-        not here
-        or not isinstance(noted, dict)
-        or any(noted.get(name) != digest for name, digest in here.items())
-    ):
+    same = isinstance(noted, dict) and all(noted.get(name) == here[name] for name in here)
+    if not here or not same:
         return _doubt('its note is not about these weights')
     return note
 
@@ -135,9 +120,7 @@ def _is_ours(note: Any) -> bool:
     if not isinstance(note, dict) or not isinstance(note.get('kind'), str):
         return False
     fields = _FIELDS.get(note['kind'])
-    known = fields is not None and all(
-        isinstance(note.get(name), kind) for name, kind in fields.items()
-    )
+    known = fields is not None and all(isinstance(note.get(name), fields[name]) for name in fields)
     return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
 
 
@@ -155,23 +138,16 @@ def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
         )
         return {'kind': 'embedded', 'text': text, 'warning': ''}
     notes = _unfold(read_note(folder))
-    kinds, told = (
-        [note['kind'] for note in notes],
-        ' It started from this: '.join(map(_tell, notes)),
-    )
+    kinds = [note['kind'] for note in notes]
+    told = ' It started from this: '.join(map(_tell, notes))
     if load and not user_path(load).is_dir():
-        text = (
-            f'The published prior {load},'
-            f' {f"revision {revision}" if revision else "at no pinned revision"}.'
-        )
+        pinned = f'revision {revision}' if revision else 'at no pinned revision'
+        text = f'The published prior {load}, {pinned}.'
         text += '' if kinds[0] == UNKNOWN else f' Its note says: {told}'
         kinds = [PUBLISHED, *(kinds if kinds[0] != UNKNOWN else [])]
     elif load:
-        text = (
-            f'{told} Loaded from {load}.'
-            if kinds[0] == UNKNOWN
-            else f'Loaded from {load}. Its note says: {told}'
-        )
+        noted = f'Loaded from {load}. Its note says: {told}'
+        text = f'{told} Loaded from {load}.' if kinds[0] == UNKNOWN else noted
     else:
         text = told
     kind = next(kind for kind in _WORST_FIRST if kind in kinds)

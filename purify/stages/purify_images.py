@@ -30,10 +30,9 @@ def run(work: Work, purifier: Purifier) -> None:
         return
     models = open_models(work, split, dtype=purifier.dtype)
     rule = purifier.rule(models, Context(split.shape, work.settings['seed'], split.class_names))
-    ids, features = (
-        split.ids[where],
-        make_features(split.shape[0], split.shape[2], split.class_names, variations=True),
-    )
+    size_px, _, channels = split.shape
+    features = make_features(size_px, channels, split.class_names, variations=True)
+    ids, size = split.ids[where], work.settings['shard_size']
 
     def fetch(row: int) -> Facts:
         return image_row(split, int(where[row])) | {'variation': np.int32(variations[row])}
@@ -41,19 +40,9 @@ def run(work: Work, purifier: Purifier) -> None:
     def numbers(row: int) -> dict[str, int]:
         return {'id': int(ids[row]), 'label': int(labels[row]), 'variation': int(variations[row])}
 
-    sink = dataset_sink(
-        work.folder, work.name, features, len(where), work.settings['shard_size'], numbers=numbers
-    )
-    map_rows(
-        work,
-        rule,
-        weights_of(models),
-        fetch,
-        sink,
-        ids,
-        calls=purifier.network_calls(models),
-        dtype=purifier.dtype,
-    )
+    sink = dataset_sink(work.folder, work.name, features, len(where), size, numbers=numbers)
+    asked = {'calls': purifier.network_calls(models), 'dtype': purifier.dtype}
+    map_rows(work, rule, weights_of(models), fetch, sink, ids, **asked)
 
 
 def _wanted(work: Work, split: Split, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,9 +62,8 @@ def _wanted(work: Work, split: Split, number: int) -> tuple[np.ndarray, np.ndarr
 
 def shape(known: Known, step: Step) -> None:
     """Traces the rule over rows of two images."""
-    known.trace(
-        step.by.rule, known.models(step.inputs), known.data.rows('label', 'id', 'variation')
-    )
+    rows = known.data.rows('label', 'id', 'variation')
+    known.trace(step.by.rule, known.models(step.inputs), rows)
 
 
 KIND = Kind(run, shape, ('seed', 'shard_size'))

@@ -160,15 +160,14 @@ def shape_classifier(
 
     def trace() -> None:
         task = make_task(part['objective'], network[0], given)
-        shape_training(known, name, part, make_augmentations(part['augment']), task, build)
+        shape_training(known, name, part, task, build)
 
     if not teacher or given is not None:
         found.attempt(name, trace)
     if init and (start := known.networks.get(init)) is not None:
         found.attempt(name, lambda: _check_start(name, init, start[1], network[1]))
-    found.notes.append(
-        f'{name}: {part["network"]["name"]}, {count_numbers(network[1]["params"]):,} parameters'
-    )
+    count = count_numbers(network[1]['params'])
+    found.notes.append(f'{name}: {part["network"]["name"]}, {count:,} parameters')
 
 
 def _check_start(name: str, init: str, start: Tree, weights: Tree) -> None:

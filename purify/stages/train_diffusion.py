@@ -103,19 +103,13 @@ def wide_prior(
     *, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any
 ) -> Facts:
     """A `pixel_prior` for photographs, as Ho et al. 2020: two blocks a level, dropout, flips."""
-    network = PixelNetwork(
-        size_px, channels, attention_levels=attention_levels, dropout=0.1, dtype='bfloat16'
-    )
+    usual = {'dropout': 0.1, 'dtype': 'bfloat16'}
+    network = PixelNetwork(size_px, channels, attention_levels=attention_levels, **usual)
     return pixel_prior(network, ema_decay=0.9999, augment={'flip': {'p': 0.5}}, **run)
 
 
 def pixel_generator(
-    network: PixelNetwork,
-    optim: Settings,
-    *,
-    objective: str = 'ddpm',
-    drop: float = 0.1,
-    **run: Any,
+    unet: PixelNetwork, optim: Settings, *, objective: str = 'ddpm', drop: float = 0.1, **run: Any
 ) -> Facts:
     """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images.
 
@@ -123,9 +117,8 @@ def pixel_generator(
     2022). A class is not told with chance `drop`, for guidance. `run` is of `Denoising`.
     """
     own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
-    return {'objective': {'name': objective, 'drop': drop} | own} | asdict(
-        Denoising(network, optim, **run)
-    )
+    told = {'objective': {'name': objective, 'drop': drop} | own}
+    return told | asdict(Denoising(unet, optim, **run))
 
 
 def latent_generator(
@@ -192,14 +185,14 @@ def shape_prior(known: Known, part: Settings) -> PixelPrior:
     _, build = prior_builder(part['network'], data.channels)
     graph, weights = abstract_network(build)
     task, _ = make_denoiser(part, graph)
-    shape_training(known, 'prior', part, make_augmentations(part['augment']), task, build)
+    shape_training(known, 'prior', part, task, build)
     known.found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
     return PixelPrior(graph, weights, read_schedule(part['schedule']), size, data.channels)
 
 
 def shape(known: Known, step: Step) -> None:
     """Traces the training of a generator, which is known from then on."""
-    part, data, augment = step.settings, known.data, make_augmentations(step.settings['augment'])
+    part, data = step.settings, known.data
     known.generators[step.name] = None
     if part['objective']['name'] == 'latent':
         if known.prior is None:  # which the findings say why
@@ -210,11 +203,10 @@ def shape(known: Known, step: Step) -> None:
         _, build = prior_builder(part['network'], data.channels, data.classes)
         graph, weights = abstract_network(build)
         task, _ = make_denoiser(part, graph, data.classes)
-        size_px, start, kind = part['network']['sample_size'], None, 'UNet2DModel'
-        generator = make_pixel_generator(
-            graph, weights, part['objective'], size_px, data.channels, data.names
-        )
-    shape_training(known, step.name, part, augment, task, build, start)
+        start, kind = None, 'UNet2DModel'
+        images = part['network']['sample_size'], data.channels, data.names
+        generator = make_pixel_generator(graph, weights, part['objective'], *images)
+    shape_training(known, step.name, part, task, build, start)
     count = count_numbers(weights['params'])
     known.found.notes.append(f'{step.name}: {kind}, {count:,} parameters')
     known.generators[step.name] = generator

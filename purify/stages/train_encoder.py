@@ -41,8 +41,8 @@ def make_contrast(settings: Settings, graph: Any, images: int) -> Contrast:
     objective, batch = settings['objective'], settings['batch']
     if not 2 <= batch <= images:
         raise UserError(
-            f'defense.encoder.batch={batch}: an image is told from the others of its batch, each'
-            f' there once. Choose 2 to {images}, the number of images.'
+            f'encoder.batch={batch}: an image is told from the others of its batch, each there'
+            f' once. Choose 2 to {images}, the number of images.'
         )
     views = objective['views'] | {'crop': tuple(objective['views']['crop'])}  # JSON has lists
     return Contrast(graph, Views(**views), objective['temperature'])
@@ -57,13 +57,10 @@ def run(work: Work) -> None:
     task = make_contrast(settings, graph, len(split))
     state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
     facts = classifier_facts(settings['network'], split)
-    weights = state.weights()
-    plain = {
-        name: part.get('network', {}) for name, part in weights.items()
-    }  # no statistics, no entry
-    plain['params'] = plain['params'] | {
-        'head': _fresh_head(settings, facts)
-    }  # the old one knew nothing but weight decay
+    # where there are no statistics, there is no entry
+    plain = {name: part.get('network', {}) for name, part in state.weights().items()}
+    # the old head knew nothing but weight decay
+    plain['params'] = plain['params'] | {'head': _fresh_head(settings, facts)}
     write_network(work.folder, facts, plain)
 
 
@@ -71,11 +68,8 @@ def _fresh_head(settings: Settings, facts: Facts) -> Any:
     """The head of a new network, a function of the seed; on every device."""
     build = classifier_builder(settings['network'], facts['num_classes'], facts['channels'])
     key = stream_key(settings['seeds']['model'], 'head')
-    make = jax.jit(
-        lambda: split_network(build(nnx.Rngs(key)))[1]['head'],
-        out_shardings=devices.replicated(devices.global_mesh()),
-    )
-    return make()
+    make = lambda: split_network(build(nnx.Rngs(key)))[1]['head']
+    return jax.jit(make, out_shardings=devices.replicated(devices.global_mesh()))()
 
 
 def open_encoder(folder: Path, *, weights: bool = True) -> Classifier | ClipEncoder | CopyEncoder:
@@ -102,11 +96,8 @@ def describe_encoder(folder: Path) -> Facts:
     if (folder / DONE).is_file():
         done = read_done(folder, older=True)  # this alone is read, and it is but a name
         stage, objective = done['stage'], done['settings'].get('objective')
-    how = (
-        ', trained without labels'
-        if isinstance(objective, dict) and objective.get('name') == 'contrast'
-        else ''
-    )
+    contrast = isinstance(objective, dict) and objective.get('name') == 'contrast'
+    how = ', trained without labels' if contrast else ''
     return {'encoder': f'{stage} ({network}{how})', 'copy_detection': False}
 
 
@@ -116,10 +107,9 @@ def shape(known: Known, step: Step) -> None:
     known.networks[step.name] = None
     build = encoder_builder(part, data.classes, data.channels)
     task = make_contrast(part, abstract_network(build)[0], data.images)
-    shape_training(known, step.name, part, make_augmentations(part['augment']), task, build)
-    known.networks[step.name] = abstract_network(
-        classifier_builder(part['network'], data.classes, data.channels)
-    )
+    shape_training(known, step.name, part, task, build)
+    plain = classifier_builder(part['network'], data.classes, data.channels)
+    known.networks[step.name] = abstract_network(plain)
 
 
 KIND = Kind(run, shape, ('seeds',))

@@ -23,17 +23,9 @@ def run(work: Work) -> None:
     def records(rows: range) -> Iterator[Record]:
         return (split[row] for row in rows)
 
-    write_shards(
-        work,
-        [
-            (
-                dataset_sink(
-                    work.folder, work.name, features, len(split), work.settings['shard_size']
-                ),
-                records,
-            )
-        ],
-    )
+    size = work.settings['shard_size']
+    sink = dataset_sink(work.folder, work.name, features, len(split), size)
+    write_shards(work, [(sink, records)])
 
 
 def shape(known: Known, step: Step) -> None:
