@@ -24,6 +24,8 @@ from purify.models.files.weights import export_tensors
 from purify.stages import generate_images, train_diffusion
 from purify.stages.finetune_latent import shape_latent
 
+pytestmark = pytest.mark.long
+
 OBJECTIVE = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.2, 'size_px': 8}
 OBJECTIVE |= {'dtype': 'float32'}
 OPTIM = {'name': 'adam', 'lr': 1e-2, 'schedule': 'constant', 'warmup': 0.0, 'clip': 0.0, 'b1': 0.9}
