@@ -111,9 +111,9 @@ def _measure(prior: Any, weights: Tree, row: Row, repeats: int, mesh: Mesh) -> R
     constants = {'prior': weights}
     program, flops = compile_rows(rule, constants, place(), mesh)
     compile_s = time.perf_counter() - begun
-    seconds = [
-        _seconds(lambda placed: program(constants, placed), place()) for _ in range(1 + repeats)
-    ][1:]  # the first warms up
+    call = lambda placed: program(constants, placed)
+    # The first warms up.
+    seconds = [_seconds(call, place()) for _ in range(1 + repeats)][1:]
     middle, after = statistics.median(seconds), _peak_bytes(mesh)
     return {
         'compile_s': round(compile_s, 2),

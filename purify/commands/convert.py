@@ -1,5 +1,6 @@
 """The command `convert`: turns a checkpoint in its authors' own format into a prior's folder."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def convert_improved_ddpm(file: Path, folder: Path, words: str) -> None:
     note_published(folder, 'Improved DDPM (Nichol & Dhariwal 2021)', file.name, sha256_of(file))
 
 
-CONVERTERS = Registry('format to convert', improved_ddpm=convert_improved_ddpm)
+CONVERTERS: Registry[Callable[[Path, Path, str], None]] = Registry(
+    'format to convert', improved_ddpm=convert_improved_ddpm
+)
 
 
 def convert(kind: str, file: Path, folder: Path) -> None:
@@ -48,14 +51,8 @@ def convert(kind: str, file: Path, folder: Path) -> None:
     """
     name, _, words = kind.partition(':')
     converter, folder = CONVERTERS[name], user_path(folder)
-    if found := next(
-        (
-            path
-            for what in (INDEX, PROVENANCE_FILE, '*.safetensors')
-            for path in sorted(folder.rglob(what))
-        ),
-        None,
-    ):
+    names = (INDEX, PROVENANCE_FILE, '*.safetensors')
+    if found := next((path for name in names for path in sorted(folder.rglob(name))), None):
         raise UserError(
             f'{folder}: holds a prior already ({found.relative_to(folder)}). Choose another folder,'
             ' or delete it.'
@@ -101,9 +98,8 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
         ) from error
     try:
         state = torch.load(file, map_location='cpu', weights_only=True)
-    except (
-        Exception
-    ) as error:  # whatever the formats of zip files and pickles can raise, code that is refused too
+    # Whatever the formats of zip files and pickles can raise, code that is refused too.
+    except Exception as error:
         raise UserError(
             f'{file}: holds no plain tensors ({type(error).__name__}). Download it again.'
         ) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from purify.attacker.poison_dataset import FITTED
 from purify.attacker.poison_plan import check_target, make_attacks, make_rules, own_settings
 from purify.attacks.attack import Attack
 from purify.attacks.selection import Rules
@@ -76,25 +77,16 @@ def _entries(config: Settings, chain: Chain, open_once: Callable[[Facts], Source
     check_target(rule, len(source.class_names))
     rules = make_rules(rule)
     inputs = chain.stages['prepare'].inputs
-    folders = {
-        role: chain.path(inputs[role]) for role in ('trigger', 'surrogate') if role in inputs
-    }
+    folders = {role: chain.path(inputs[role]) for role in FITTED if role in inputs}
     attacks = make_attacks(rule, config['seeds']['poison'], len(source.class_names), **folders)
     seconds = sum(chain.done(name)['cost']['seconds'] for name in fitting if name != 'clean')
     found = []
     for number, attack in enumerate(attacks):
         if attack.has_trigger:
             name = f'{rule["name"]} {number + 1}' if len(attacks) > 1 else rule['name']
-            found.append(
-                _stamp(
-                    name,
-                    own_settings(rule),
-                    attack,
-                    rules,
-                    source.test,
-                    seconds if fitting else None,
-                )
-            )
+            fit_seconds = seconds if fitting else None
+            own = own_settings(rule)
+            found.append(_stamp(name, own, attack, rules, source.test, fit_seconds))
     return found
 
 

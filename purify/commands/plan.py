@@ -12,14 +12,8 @@ from purify.evaluation.stages import evaluation_stages
 from purify.stages.named_folders import encoder_folder, prior_folder
 from purify.stages.stage_lists import Find, find_encoder, prior_stages, step_stages
 
-NEEDED = (
-    'name',
-    'seeds',
-    'source',
-    'attack',
-    'shard_size',
-    'run',
-)  # parts and settings that every run has
+# parts and settings that every run has
+NEEDED = ('name', 'seeds', 'source', 'attack', 'shard_size', 'run')
 
 
 class _NoStudent(Facts):

@@ -62,9 +62,8 @@ def collect_runs(folder: Path) -> Path:
         raise UserError(f'{folder}: no finished run (a readable results.json) here or below.')
     rows = collect(runs)
     write_runs_page(folder, rows)
-    print(
-        to_markdown(rows).encode('utf-8', 'replace').decode('utf-8')
-    )  # names may hold what is no text
+    # Names may hold what is no text.
+    print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))
     return folder / 'table.html'
 
 

@@ -28,10 +28,8 @@ from purify.core.writers import WANDB_ID, open_writers
 from purify.engine.chain import Chain
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
-OUTCOMES = {
-    'verdicts': 'findings',
-    'benign': 'benign',
-}  # link: what the method hands over as that, whatever its step is called
+# link: what the method hands over as that, whatever its step is called
+OUTCOMES = {'verdicts': 'findings', 'benign': 'benign'}
 
 
 def run(
