@@ -1,8 +1,7 @@
 """From noise to image: what every sampler is, on any descending list of timesteps.
 
 A sampler is a table of numbers. It is built once, in float64, for the timesteps at hand (respaced
-chains and the tails of chains that editing needs are just other lists) and used from inside
-`lax.scan`:
+chains and the tails of chains that editing needs are just other lists) and used in `lax.scan`:
 
     carry = sampler.init(x)                  # x ~ q(x_t | x_0), t = timesteps[0], or N(0, 1)
     for i in range(sampler.steps):           # i may be traced
@@ -93,11 +92,8 @@ class Sampler:
             if self.use_clipped_model_output:
                 eps = (start - self.at('alpha', i) * x0) / self.at('sigma', i)
         parts = {'on_x': start, 'on_x0': x0, 'on_eps': eps, 'on_last': carry.get('x0')}
-        moved = sum(
-            (self.at(name, i) * part for name, part in parts.items() if name in self.tables),
-            jnp.float32(0),
-        )
-        return jnp.asarray(moved), x0
+        terms = (self.at(name, i) * part for name, part in parts.items() if name in self.tables)
+        return jnp.asarray(sum(terms, jnp.float32(0))), x0
 
     def _deviation(self, i: Any, variance: jax.Array | None) -> jax.Array:
         return self.at('on_noise', i)
@@ -113,8 +109,7 @@ class LearnedVariance(Sampler):
         if variance is None:
             raise UserError(
                 "variance 'learned' and 'learned_range' need a network with twice the channels at"
-                " its output; this one has none to spare. Choose variance 'fixed_small' or"
-                " 'fixed_large'."
+                " its output. Choose 'fixed_small' or 'fixed_large'."
             )
         log_variance = variance.astype(jnp.float32)
         if self.is_range:
@@ -151,14 +146,11 @@ class LinearMultistep(Sampler):
             level = (self.at('told_alpha', i), self.at('told_sigma', i))
             now, kind = x0_and_eps(self.prediction, output, carry['x'], *level)[1], 'epsilon'
         recent = (now, *(carry[f'last_{n}'] for n in (1, 2, 3)))
-        mean = sum(
-            (w * part for w, part in zip(self.at('weights', i), recent, strict=True)),
-            jnp.float32(0),
-        )
+        terms = (w * part for w, part in zip(self.at('weights', i), recent, strict=True))
+        mean = jnp.asarray(sum(terms, jnp.float32(0)))
         # The second call repairs the first step: it starts over and leaves no trace.
         again = jnp.asarray(i) == 1
-        x, _ = self._move(
-            carry, jnp.where(again, carry['base'], carry['x']), i, jnp.asarray(mean), kind
-        )
+        start = jnp.where(again, carry['base'], carry['x'])
+        x, _ = self._move(carry, start, i, mean, kind)
         history = {f'last_{n}': jnp.where(again, recent[n], recent[n - 1]) for n in (1, 2, 3)}
         return {'x': x, 'base': carry['base']} | history

@@ -10,7 +10,7 @@ from purify.diffusion.predictions import split_variance
 from purify.diffusion.run_chain import Predict
 
 
-def pair(without: jax.Array, conditioned: jax.Array) -> jax.Array:
+def interleave(without: jax.Array, conditioned: jax.Array) -> jax.Array:
     """Interleaves conditions [b ...] of both kinds as [2b ...]: rows 2i without, 2i+1 with.
 
     `without` may also be one row [1 ...] for all. Neighbouring rows stay on one device when the
@@ -24,26 +24,18 @@ def guide(predict_pair: Predict, scale: float) -> Predict:
     """Guides a network: e = e_u + scale (e_c - e_u), both from one call with a doubled batch.
 
     `predict_pair(x [2b h w c], t [2b])` answers row 2i without condition (e_u) and row 2i+1 with it
-    (e_c); make its conditions with `pair`. scale 0 is e_u, 1 is e_c. A learned variance is not
-    guided: it is taken from the conditioned row.
+    (e_c); make its conditions with `interleave`. scale 0 is e_u, 1 is e_c; Ho & Salimans' w (their
+    eq. 6) is scale - 1. A learned variance is not guided: it is taken from the conditioned row.
     """
     if not math.isfinite(scale):
         raise UserError(f'the guidance scale must be a finite number, got {scale}.')
 
     def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-        output = predict_pair(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2, axis=0)).astype(
-            jnp.float32
-        )
-        output = output.reshape(x.shape[0], 2, *output.shape[1:])
-        (without, _), (conditioned, variance) = (
-            split_variance(output[:, i], x.shape[-1]) for i in (0, 1)
-        )
+        output = predict_pair(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2, axis=0))
+        output = output.astype(jnp.float32).reshape(x.shape[0], 2, *output.shape[1:])
+        without, _ = split_variance(output[:, 0], x.shape[-1])
+        conditioned, variance = split_variance(output[:, 1], x.shape[-1])
         guided = without + scale * (conditioned - without)
         return guided if variance is None else jnp.concatenate([guided, variance], axis=-1)
 
     return predict
-
-
-def from_ho_salimans(w: float) -> float:
-    """The scale of `guide` for Ho & Salimans' w, in e = (1 + w) e_c - w e_u (their eq. 6)."""
-    return 1.0 + w

@@ -43,12 +43,8 @@ class Preconditioning:
     levels: int = 1000
 
     def __post_init__(self) -> None:
-        if not (
-            0 < self.sigma_min < self.sigma_max
-            and self.sigma_data > 0
-            and self.p_std > 0
-            and self.rho > 0
-        ):
+        positive = all(x > 0 for x in (self.sigma_min, self.sigma_data, self.p_std, self.rho))
+        if not (positive and self.sigma_min < self.sigma_max):
             raise UserError(
                 f'edm: sigma_min={self.sigma_min} must be positive and below'
                 f' sigma_max={self.sigma_max}; sigma_data={self.sigma_data}, p_std={self.p_std} and'

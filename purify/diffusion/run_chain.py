@@ -11,19 +11,18 @@ from purify.diffusion.predictions import split_variance, x0_and_eps
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
 STATES = ('x_t', 'x0')
-START = 2**31 - 1  # the stream of the first noise; steps count from 0 and never get there
+START_STREAM = 2**31 - 1  # of the first noise; steps count from 0 and never get there
 
 
 def normal_for(keys: jax.Array, stream: int | jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """N(0, 1) noise f32[b *shape], in which row b is a function of (keys[b], stream) alone."""
-    return jax.vmap(
-        lambda key: jax.random.normal(jax.random.fold_in(key, stream), shape, jnp.float32)
-    )(keys)
+    draw = lambda key: jax.random.normal(jax.random.fold_in(key, stream), shape, jnp.float32)
+    return jax.vmap(draw)(keys)
 
 
 def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The noise f32[b *shape] that a chain starts from or `edit` adds to images; keys key[b]."""
-    return normal_for(keys, START, shape)
+    return normal_for(keys, START_STREAM, shape)
 
 
 def sample(
@@ -45,18 +44,14 @@ def sample(
     `UserError` when keys and x disagree, the chain is shorter than m, and for another `state`.
     """
     if keys.shape != x.shape[:1]:
-        raise UserError(
-            f'sampling needs one key per image: {x.shape[0]} images, keys of shape {keys.shape}.'
-        )
+        raise UserError(f'{x.shape[0]} images need one key per image, got keys {keys.shape}.')
     if not 0 <= record <= sampler.steps:
-        raise UserError(f'cannot record {record} states of a chain of {sampler.steps} calls.')
+        raise UserError(f'cannot record {record} states: choose 0 to the {sampler.steps} calls.')
     if state not in STATES:
         raise UserError(f'unknown state {state!r} to record. Choose from: {", ".join(STATES)}.')
 
-    def call(
-        carried: tuple[Carry, jax.Array], i: jax.Array
-    ) -> tuple[tuple[Carry, jax.Array], None]:
-        carry, kept = carried
+    def call(held: tuple[Carry, jax.Array], i: jax.Array) -> tuple[tuple[Carry, jax.Array], None]:
+        carry, kept = held
         x, t = sampler.network_input(carry, i)
         output = predict(x, t)
         noise = normal_for(keys, i, x.shape[1:]) if sampler.stochastic else None
@@ -87,8 +82,8 @@ def edit(
 
     Returns as `sample` does. What SDEdit (Meng et al. 2022, algorithm 1) and a round of DataElixir
     (Zhou et al. 2024) do; build the sampler on `edit_timesteps(start, steps)`. The noise of image b
-    comes from `fold_in(keys[b], START)`; `level` = (alpha, sigma) noises to another level than the
-    chain starts from, as DataElixir's released code does.
+    comes from `fold_in(keys[b], START_STREAM)`; `level` = (alpha, sigma) noises to another level
+    than the chain starts from, as DataElixir's released code does.
     """
     alpha, sigma = level or (sampler.at('alpha', 0), sampler.at('sigma', 0))
     noised = alpha * images + sigma * start_noise(keys, images.shape[1:])

@@ -1,5 +1,6 @@
 """The samplers by name: each turns a noise schedule and timesteps into numbers of a chain."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,11 @@ def _levels(
         return [alpha, sigma, np.append(alpha[1:], end[0]), np.append(sigma[1:], end[1])]
     if not 1 <= stride <= schedule.steps or t.max() > schedule.steps - 1:
         raise UserError(
-            f'stride={stride} leads out of the {schedule.steps} timesteps of the schedule: choose a'
-            ' smaller one.'
+            f'stride={stride} leads out of the {schedule.steps} timesteps: choose a smaller one.'
         )
     goal = schedule.alpha_sigma(np.maximum(t - stride, 0))
-    return [
-        alpha,
-        sigma,
-        *(np.where(t < stride, last, level) for last, level in zip(end, goal, strict=True)),
-    ]
+    goals = [np.where(t < stride, last, level) for last, level in zip(end, goal, strict=True)]
+    return [alpha, sigma, *goals]
 
 
 def _common(
@@ -83,14 +80,12 @@ def ddpm(
     small = np.maximum((s2 / s) ** 2 * large, 1e-20)
     noisy = np.append(np.ones(len(a) - 1), float(noise_at_end and t[-1] > 0))
     tables = {'alpha': a, 'sigma': s, 'on_x': a / a2 * (s2 / s) ** 2, 'on_x0': a2 * large / s**2}
-    common = _common(schedule, t, clip_sample)
+    common: Facts = _common(schedule, t, clip_sample) | {'stochastic': True}
     if variance.startswith('learned'):
         tables |= {'on_noise': noisy, 'log_small': np.log(small), 'log_large': np.log(large)}
-        return LearnedVariance(
-            **common, stochastic=True, tables=tables, is_range=variance == 'learned_range'
-        )
+        return LearnedVariance(**common, tables=tables, is_range=variance == 'learned_range')
     tables |= {'on_noise': noisy * np.sqrt(large if variance == 'fixed_large' else small)}
-    return Sampler(**common, stochastic=True, tables=tables)
+    return Sampler(**common, tables=tables)
 
 
 def ddim(
@@ -114,18 +109,10 @@ def ddim(
     t = _checked(schedule, timesteps)
     a, s, a2, s2 = _levels(schedule, t, schedule.final_alpha_cumprod, stride)
     std = eta * s2 / s * np.sqrt(np.maximum(1 - (a / a2) ** 2, 0))
-    tables = {
-        'alpha': a,
-        'sigma': s,
-        'on_x0': a2,
-        'on_eps': np.sqrt(np.maximum(s2**2 - std**2, 0)),
-        'on_noise': std,
-    }
-    return Sampler(
-        **_common(schedule, t, clip_sample, use_clipped_model_output),
-        stochastic=eta > 0,
-        tables=tables,
-    )
+    tables = {'alpha': a, 'sigma': s, 'on_x0': a2, 'on_noise': std}
+    tables['on_eps'] = np.sqrt(np.maximum(s2**2 - std**2, 0))
+    common = _common(schedule, t, clip_sample, use_clipped_model_output)
+    return Sampler(**common, stochastic=eta > 0, tables=tables)
 
 
 def euler(
@@ -144,11 +131,8 @@ def euler(
     """
     t = check_timesteps(timesteps, schedule.steps)
     tables = dict(zip(_DDIM_TABLES, _levels(schedule, t, 1.0), strict=True))
-    return Sampler(
-        **_common(schedule, t, clip_sample, use_clipped_model_output),
-        stochastic=False,
-        tables=tables,
-    )
+    common = _common(schedule, t, clip_sample, use_clipped_model_output)
+    return Sampler(**common, stochastic=False, tables=tables)
 
 
 def dpmpp_2m(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
@@ -169,9 +153,8 @@ def _second_order(
 ) -> Sampler:
     """The chain of `dpmpp_2m`, or of `sde` if `noisy`.
 
-    With n = 1 if `noisy`, else 0, h the step in log alpha/sigma, and h_1 the one before: x' =
-    sigma'/sigma e^(-n h) x + alpha' (1 - e^(-(1 + n) h)) (x_0 + h / (2 h_1) (x_0 - last x_0)) +
-    noise.
+    With n = 1 if `noisy`, else 0, h the step in log alpha/sigma, h_1 the last: x' = sigma'/sigma
+    e^(-n h) x + alpha' (1 - e^(-(1 + n) h)) (x_0 + h / (2 h_1) (x_0 - last x_0)) + noise.
     """
     t = _checked(schedule, timesteps)
     a, s, a2, s2 = _levels(schedule, t, 1.0)
@@ -182,13 +165,8 @@ def _second_order(
     on_last = np.zeros_like(on_x0)
     if len(h) > 1:
         on_last[1:-1] = -on_x0[1:-1] * 0.5 * h[1:] / h[:-1]
-    tables = {
-        'alpha': a,
-        'sigma': s,
-        'on_x': s2 / s * damping,
-        'on_x0': on_x0 - on_last,
-        'on_last': on_last,
-    }
+    tables = {'alpha': a, 'sigma': s, 'on_x': s2 / s * damping, 'on_last': on_last}
+    tables['on_x0'] = on_x0 - on_last
     if noisy:
         tables['on_noise'] = s2 * np.sqrt(-np.expm1(-2 * np.append(h, np.inf)))
     return SecondOrder(**_common(schedule, t, clip_sample), stochastic=noisy, tables=tables)
@@ -232,15 +210,12 @@ def pndm(
     else:
         levels = _levels(schedule, t[told] + stride * again, final, stride)
     alpha, sigma = schedule.alpha_sigma(t[told])
-    tables = dict(zip(_DDIM_TABLES, levels, strict=True)) | {
-        'weights': weights,
-        'told_alpha': alpha,
-        'told_sigma': sigma,
-    }
+    tables = dict(zip(_DDIM_TABLES, levels, strict=True)) | {'weights': weights}
+    tables |= {'told_alpha': alpha, 'told_sigma': sigma}
     common = _common(schedule, t[told], clip_sample, use_clipped_model_output)
     return LinearMultistep(**common, stochastic=False, tables=tables, average=average)
 
 
-SAMPLERS = Registry(
+SAMPLERS: Registry[Callable[..., Sampler]] = Registry(
     'sampler', ddpm=ddpm, ddim=ddim, dpmpp_2m=dpmpp_2m, euler=euler, pndm=pndm, sde=sde
 )

@@ -17,15 +17,15 @@ from purify.diffusion.scheduler_settings import (
     OFF,
     SHARED,
     check_known,
-    flag,
     known_class,
-    number,
+    read_flag,
+    read_number,
+    read_whole,
     reads_clipping,
     refuse,
     require,
-    whole,
 )
-from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine
+from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine_betas
 from purify.diffusion.timesteps import SPACINGS, make_timesteps
 
 _CLIPPED = ('ddim', 'euler', 'pndm')  # samplers that reckon with eps beside a clipped x_0
@@ -34,23 +34,18 @@ _BETAS_OF = {'linear': 'linear', 'scaled_linear': 'scaled_linear', 'squaredcos_c
 
 
 def _betas(config: Mapping[str, Any]) -> np.ndarray:
-    steps, given = whole(config, 'num_train_timesteps', 1000), config.get('trained_betas')
+    steps, given = read_whole(config, 'num_train_timesteps', 1000), config.get('trained_betas')
     if given is not None:
-        if not isinstance(given, list | tuple) or not all(
-            type(beta) in (int, float) and 0 < beta < 1 for beta in given
-        ):
-            raise refuse(
-                'trained_betas', given, 'a list of numbers between 0 and 1 (both excluded)'
-            )
+        listed = isinstance(given, list | tuple)
+        if not listed or not all(type(beta) in (int, float) and 0 < beta < 1 for beta in given):
+            raise refuse('trained_betas', given, 'a list of numbers between 0 and 1 (excluded)')
         if 'num_train_timesteps' in config and len(given) != steps:
             raise refuse('num_train_timesteps', steps, f'{len(given)}, the number of trained_betas')
         return np.asarray(given, np.float64)
     require(config, 'beta_schedule', *_BETAS_OF)
     shape = config.get('beta_schedule', 'linear')
-    ends = {
-        key: number(config, key, default)
-        for key, default in (('beta_start', 1e-4), ('beta_end', 0.02))
-    }
+    usual = {'beta_start': 1e-4, 'beta_end': 0.02}
+    ends = {key: read_number(config, key, default) for key, default in usual.items()}
     if steps < 1:
         raise refuse('num_train_timesteps', steps, 'at least 1')
     return SCHEDULES.make(_BETAS_OF[shape], steps, **({} if shape == 'squaredcos_cap_v2' else ends))
@@ -62,7 +57,7 @@ def _prediction(config: Mapping[str, Any]) -> str:
     old = config.get('predict_epsilon')
     if old is None:
         return config.get('prediction_type', 'epsilon')
-    meant = 'epsilon' if flag(config, 'predict_epsilon', True) else 'sample'
+    meant = 'epsilon' if read_flag(config, 'predict_epsilon', True) else 'sample'
     if config.get('prediction_type', meant) != meant:
         raise UserError(
             f'scheduler_config.json: prediction_type = {config["prediction_type"]!r}, but'
@@ -81,14 +76,12 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
     check_known(config, name)
     require(config, 'thresholding', False)
     require(config, 'rescale_betas_zero_snr', False)
-    defaults, reads = CLASSES[name]
+    keys = ('set_alpha_to_one', 'clip_sample')
     set_alpha_to_one, clip_sample = (
-        flag(config, key, default) if read else default
-        for key, default, read in zip(
-            ('set_alpha_to_one', 'clip_sample'), defaults, reads, strict=True
-        )
+        read_flag(config, key, default) if read else default
+        for key, default, read in zip(keys, *CLASSES[name], strict=True)
     )
-    clip_range = number(config, 'clip_sample_range', 1.0)
+    clip_range = read_number(config, 'clip_sample_range', 1.0)
     if clip_range <= 0:
         raise refuse('clip_sample_range', clip_range, 'above 0')
     return Schedule(
@@ -98,7 +91,7 @@ def schedule_from_diffusers(config: Mapping[str, Any]) -> Schedule:
         clip_sample=clip_sample,
         clip_range=clip_range,
         use_clipped_model_output=config.get('use_clipped_model_output') is None
-        or flag(config, 'use_clipped_model_output', True),
+        or read_flag(config, 'use_clipped_model_output', True),
     )
 
 
@@ -108,15 +101,12 @@ def schedule_to_diffusers(schedule: Schedule) -> Facts:
     Betas of a known shape are written by name, others one by one (`trained_betas`).
     """
     betas = schedule.betas
+    ends = {'beta_start': float(betas[0]), 'beta_end': float(betas[-1])}
+    plain = schedule.set_alpha_to_one and schedule.use_clipped_model_output
     config: Settings = {
-        '_class_name': (
-            'DDPMScheduler'
-            if schedule.set_alpha_to_one and schedule.use_clipped_model_output
-            else 'DDIMScheduler'
-        ),
+        '_class_name': 'DDPMScheduler' if plain else 'DDIMScheduler',
         'num_train_timesteps': schedule.steps,
-        'beta_start': float(betas[0]),
-        'beta_end': float(betas[-1]),
+        **ends,
         'beta_schedule': 'linear',
         'trained_betas': None,
         'prediction_type': schedule.prediction,
@@ -128,11 +118,9 @@ def schedule_to_diffusers(schedule: Schedule) -> Facts:
     if not schedule.use_clipped_model_output:
         config['use_clipped_model_output'] = False
     for theirs, ours in _BETAS_OF.items():
-        same = cosine(schedule.steps) if ours == 'cosine' else None
+        same = cosine_betas(schedule.steps) if ours == 'cosine' else None
         if same is None and betas[0] <= betas[-1]:
-            same = SCHEDULES.make(
-                ours, schedule.steps, beta_start=float(betas[0]), beta_end=float(betas[-1])
-            )
+            same = SCHEDULES.make(ours, schedule.steps, **ends)
         if same is not None and np.allclose(same, betas, rtol=1e-9, atol=0):
             return config | {'beta_schedule': theirs}
     return config | {'trained_betas': betas.tolist()}
@@ -149,13 +137,9 @@ def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
     names, for the file of another scheduler class that holds no betas (flow matching), and for
     settings that change the noise in a way that is not supported.
     """
-    if name not in SAMPLERS:
-        SAMPLERS[name]  # which raises, with the choices
-    if config.get('_class_name') not in [*CLASSES] and not {
-        'beta_schedule',
-        'beta_start',
-        'trained_betas',
-    } & {*config}:
+    SAMPLERS[name]  # raises for an unknown one, with the choices
+    betas = {'beta_schedule', 'beta_start', 'trained_betas'} & {*config}
+    if config.get('_class_name') not in [*CLASSES] and not betas:
         raise UserError(
             f'scheduler_config.json: _class_name {config.get("_class_name")!r} without betas holds'
             f' no noise that sampler {name!r} could take. Use a model whose scheduler is one of:'
@@ -164,15 +148,11 @@ def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
     # This and the next change the noise, which no sampler is told.
     require(config, 'use_flow_sigmas', False, None)
     require(config, 'snr_shift_scale', 1, None)
-    kind = next(
-        theirs for theirs, ours in _NAMES.items() if ours == ('dpmpp_2m' if name == 'sde' else name)
-    )
+    wanted = 'dpmpp_2m' if name == 'sde' else name
+    kind = next(theirs for theirs, ours in _NAMES.items() if ours == wanted)
     extra: Facts = {'pndm': {'skip_prk_steps': True}, 'sde': _SDE}.get(name, {})
-    taken = {
-        key: config[key]
-        for key in SHARED
-        if key in config and (key != 'clip_sample' or reads_clipping(kind))
-    }
+    read = [key for key in SHARED if key != 'clip_sample' or reads_clipping(kind)]
+    taken = {key: config[key] for key in read if key in config}
     return {'clip_sample': False} | taken | extra | {'_class_name': kind}
 
 
@@ -181,12 +161,10 @@ def _kept(steps: int, strength: float) -> int:
     if 0 < strength <= 1 and int(steps * strength) >= 1:
         return int(steps * strength)
     if steps == 1:
-        raise UserError(
-            f'strength={strength}: a single step takes strength 1 only; choose 1 or more steps.'
-        )
+        raise UserError(f'strength={strength}: a single step takes strength 1 only; choose it.')
     least = math.ceil(1000 / steps) / 1000
     raise UserError(
-        f'strength={strength} of {steps} steps leaves none: choose a strength from {least:g} to 1.'
+        f'strength={strength} of {steps} steps leaves none: choose from {least:g} to 1.'
     )
 
 
@@ -206,33 +184,22 @@ def sampler_from_diffusers(
     not reckon with eps, and refuse it. PNDM with prediction 'sample', which diffusers refuses,
     averages eps. Raises `UserError` for settings that are not supported, by name.
     """
-    others = (
-        '; or let another sampler take its noise: defense.vary.sampler=<one of'
-        f' {", ".join(sorted(SAMPLERS))}>'
-    )
+    others = f'; or let another sampler take its noise: {", ".join(sorted(SAMPLERS))}'
     kind, schedule = known_class(config, others), schedule_from_diffusers(config)
-    for key, allowed in (
-        FIXED[kind] | dict.fromkeys(OFF, (False, None)) | {'timestep_spacing': tuple(SPACINGS)}
-    ).items():
+    off = dict.fromkeys(OFF, (False, None))
+    for key, allowed in (FIXED[kind] | off | {'timestep_spacing': tuple(SPACINGS)}).items():
         require(config, key, *allowed)
-    name = (
-        'sde'
-        if kind == 'DPMSolverMultistepScheduler' and _SDE.items() <= config.items()
-        else _NAMES[kind]
-    )
+    is_sde = kind == 'DPMSolverMultistepScheduler' and _SDE.items() <= config.items()
+    name = 'sde' if is_sde else _NAMES[kind]
     if name not in _CLIPPED and not schedule.use_clipped_model_output:
-        raise refuse(
-            'use_clipped_model_output',
-            False,
-            f'true or nothing: {name} has no such choice ({", ".join(_CLIPPED)} have)',
-        )
+        allowed = f'true or nothing: {name} has no such choice ({", ".join(_CLIPPED)} have)'
+        raise refuse('use_clipped_model_output', False, allowed)
     if name == 'pndm':
         # The class's own default is False.
         require({'skip_prk_steps': False} | dict(config), 'skip_prk_steps', True)
-    spacing = config.get(
-        'timestep_spacing', 'linspace' if name in ('dpmpp_2m', 'euler', 'sde') else 'leading'
-    )
-    offset = whole(config, 'steps_offset', 0)
+    usual = 'linspace' if name in ('dpmpp_2m', 'euler', 'sde') else 'leading'
+    spacing = config.get('timestep_spacing', usual)
+    offset = read_whole(config, 'steps_offset', 0)
     timesteps = make_timesteps(
         schedule.steps, steps, spacing=spacing, steps_offset=offset, sampler=name
     )
@@ -245,10 +212,8 @@ def sampler_from_diffusers(
     if name == 'ddim':
         options = {'stride': schedule.steps // steps} | options
     if name == 'ddpm':
-        options = {
-            'variance': config.get('variance_type', 'fixed_small').removesuffix('_log'),
-            'noise_at_end': True,
-        } | options
+        variance = config.get('variance_type', 'fixed_small').removesuffix('_log')
+        options = {'variance': variance, 'noise_at_end': True} | options
     sampler = SAMPLERS.make(name, schedule, timesteps, **options)
     # There diffusers starts a hair below N(0, 1): without what is left of an image.
     if name == 'euler' and spacing != 'leading':

@@ -19,17 +19,11 @@ CLASSES = {
     'DPMSolverMultistepScheduler': ((True, False), (False, False)),
     'EulerDiscreteScheduler': ((True, False), (False, False)),
 }
-OFF = (
-    'use_karras_sigmas',
-    'use_exponential_sigmas',
-    'use_beta_sigmas',
-    'use_lu_lambdas',
-    'use_flow_sigmas',
-)
+_SIGMAS = ('karras_sigmas', 'exponential_sigmas', 'beta_sigmas', 'lu_lambdas', 'flow_sigmas')
+OFF = tuple(f'use_{name}' for name in _SIGMAS)
+_VARIANCES = ('fixed_small', 'fixed_small_log', 'fixed_large')
 FIXED = {  # settings that must have the value we implement: {class: {key: allowed}}
-    'DDPMScheduler': {
-        'variance_type': ('fixed_small', 'fixed_small_log', 'fixed_large', 'learned_range')
-    },
+    'DDPMScheduler': {'variance_type': (*_VARIANCES, 'learned_range')},
     'DDIMScheduler': {},
     'PNDMScheduler': {'skip_prk_steps': (True,)},
     'DPMSolverMultistepScheduler': {
@@ -38,7 +32,7 @@ FIXED = {  # settings that must have the value we implement: {class: {key: allow
         'solver_type': ('midpoint',),
         'final_sigmas_type': ('zero',),
         'lambda_min_clipped': (-math.inf,),
-        'variance_type': (None, 'fixed_small', 'fixed_small_log', 'fixed_large'),
+        'variance_type': (None, *_VARIANCES),
     },
     'EulerDiscreteScheduler': {
         'interpolation_type': ('linear',),
@@ -68,11 +62,9 @@ _KNOWN = {*SHARED, *OFF, *_SILENT, *(key for keys in FIXED.values() for key in k
 def require(config: Mapping[str, Any], key: str, *allowed: Any) -> None:
     """Raises `UserError` where a scheduler_config.json gives `key` an unsupported value."""
     if key in config and config[key] not in allowed:
-        choices = ' or '.join(repr(value) for value in allowed)
-        raise UserError(
-            f'scheduler_config.json: {key} = {config[key]!r} is not supported; it must be'
-            f' {choices}.'
-        )
+        choices = ' or '.join(map(repr, allowed))
+        told = f'scheduler_config.json: {key} = {config[key]!r} is not supported'
+        raise UserError(f'{told}; it must be {choices}.')
 
 
 def refuse(key: str, value: Any, kind: str) -> UserError:
@@ -80,27 +72,24 @@ def refuse(key: str, value: Any, kind: str) -> UserError:
     return UserError(f'scheduler_config.json: {key} = {value!r} must be {kind}.')
 
 
-def number(config: Mapping[str, Any], key: str, default: float) -> float:
+def read_number(config: Mapping[str, Any], key: str, default: float) -> float:
     """The finite number under `key`. Raises `UserError` for anything else."""
     value = config.get(key, default)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not abs(value) <= sys.float_info.max
-    ):
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not abs(value) <= sys.float_info.max:
         raise refuse(key, value, 'a finite number')
     return value
 
 
-def whole(config: Mapping[str, Any], key: str, default: int) -> int:
+def read_whole(config: Mapping[str, Any], key: str, default: int) -> int:
     """The whole number under `key`, up to `MOST_STEPS`. Raises `UserError` for anything else."""
-    value = number(config, key, default)
+    value = read_number(config, key, default)
     if value != int(value) or value > MOST_STEPS:
         raise refuse(key, value, f'a whole number up to {MOST_STEPS}')
     return int(value)
 
 
-def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
+def read_flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     """The true or false under `key`. Raises `UserError` for anything else."""
     value = config.get(key, default)
     if not isinstance(value, bool):
@@ -126,16 +115,14 @@ def check_known(config: Mapping[str, Any], kind: str) -> None:
     known = {key for key in config if key in _KNOWN or key[:1] == '_'}
     if strange := {k: v for k, v in config.items() if k not in known and v not in (None, False)}:
         raise UserError(
-            f'scheduler_config.json: settings that are not supported: {strange}. Choose another'
-            ' scheduler.'
+            f'scheduler_config.json: settings that are not supported: {strange}. Choose another.'
         )
 
 
 def _unread(config: Mapping[str, Any], kind: str) -> Facts:
     """Settings of other classes in the file of class `kind` that ask for what it does not do."""
-    foreign = [
-        pair for fixed in FIXED.values() for pair in fixed.items() if pair[0] not in FIXED[kind]
-    ]
+    pairs = [pair for fixed in FIXED.values() for pair in fixed.items()]
+    foreign = [pair for pair in pairs if pair[0] not in FIXED[kind]]
     plain = {(key, allowed[0]) for key, allowed in foreign}
     names = {key for key, _ in foreign} | (set() if reads_clipping(kind) else {'clip_sample'})
     return {
@@ -152,7 +139,4 @@ def reads_clipping(kind: str) -> bool:
 
 @functools.cache
 def _say_unread(kind: str, told: str) -> None:
-    say_once(
-        f'scheduler_config.json: {kind} has no {told}: as in diffusers, what is not its own changes'
-        ' nothing.'
-    )
+    say_once(f'scheduler_config.json: {kind} has no {told}: as in diffusers, it changes nothing.')

@@ -4,7 +4,9 @@
 al. 2020, eq. 4). Tables are float64 NumPy arrays; what reaches a device is float32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +43,14 @@ class Schedule:
         except (TypeError, ValueError) as error:
             raise UserError(f'betas must be a list of numbers, got {self.betas!r}.') from error
         if betas.ndim != 1 or not betas.size:
-            raise UserError(
-                f'betas must be a non-empty list of numbers, got an array of shape {betas.shape}.'
-            )
+            raise UserError(f'betas must be a non-empty list of numbers, got shape {betas.shape}.')
         if not (np.isfinite(betas).all() and (betas > 0).all() and (betas < 1).all()):
             raise UserError(
-                f'betas must lie between 0 and 1 (both excluded), got {betas.min()} ...'
-                f' {betas.max()}.'
+                f'betas must lie between 0 and 1 (excluded), got {betas.min()} to {betas.max()}.'
             )
         if self.prediction not in PREDICTIONS:
-            raise UserError(
-                f'unknown prediction {self.prediction!r}. Choose from: {", ".join(PREDICTIONS)}.'
-            )
+            choices = ', '.join(PREDICTIONS)
+            raise UserError(f'unknown prediction {self.prediction!r}. Choose from: {choices}.')
         if not (np.isfinite(self.clip_range) and self.clip_range > 0):
             raise UserError(f'clip_range must be a positive number, got {self.clip_range}.')
         alphas_cumprod = np.cumprod(1.0 - betas)
@@ -88,47 +86,36 @@ def _range(beta_start: float, beta_end: float) -> tuple[float, float]:
     return beta_start, beta_end
 
 
-def linear(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
+def linear_betas(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
     """Betas f64[steps] that grow linearly (Ho et al. 2020, section 4)."""
     return np.linspace(*_range(beta_start, beta_end), steps)
 
 
-def scaled_linear(steps: int, beta_start: float = 0.00085, beta_end: float = 0.012) -> np.ndarray:
+def scaled_betas(steps: int, beta_start: float = 0.00085, beta_end: float = 0.012) -> np.ndarray:
     """Betas f64[steps] whose roots grow linearly (Rombach et al. 2022; Stable Diffusion)."""
     start, end = np.sqrt(_range(beta_start, beta_end))
     return np.linspace(start, end, steps) ** 2
 
 
-def cosine(steps: int, offset: float = 0.008, beta_max: float = 0.999) -> np.ndarray:
+def cosine_betas(steps: int) -> np.ndarray:
     """Betas f64[steps] of a squared-cosine `alphas_cumprod` (Nichol & Dhariwal 2021, eq. 17)."""
-    if not (0 <= offset < 1 and 0 < beta_max < 1):
-        raise UserError(f'need 0 <= offset < 1 and 0 < beta_max < 1, got {offset} and {beta_max}.')
-    edges = np.cos((np.linspace(0, 1, steps + 1) + offset) / (1 + offset) * np.pi / 2) ** 2
-    return np.minimum(1 - edges[1:] / edges[:-1], beta_max)
+    edges = np.cos((np.linspace(0, 1, steps + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - edges[1:] / edges[:-1], 0.999)
 
 
-SCHEDULES = Registry('schedule', linear=linear, cosine=cosine, scaled_linear=scaled_linear)
+SCHEDULES: Registry[Callable[..., np.ndarray]] = Registry(
+    'schedule', linear=linear_betas, cosine=cosine_betas, scaled_linear=scaled_betas
+)
 
 
-def make_noise_schedule(
-    name: str,
-    steps: int,
-    *,
-    prediction: str = 'epsilon',
-    set_alpha_to_one: bool = True,
-    clip_sample: bool = True,
-    clip_range: float = 1.0,
-    **shape: float,
-) -> Schedule:
-    """The schedule called `name` with `steps` timesteps; `shape` goes to the betas.
+def make_noise_schedule(name: str, steps: int, **settings: Any) -> Schedule:
+    """Makes the schedule called `name` with `steps` timesteps and other `settings` of `Schedule`.
 
-    `shape` is `beta_start=`, `beta_end=` and the like. Raises `UserError` for unknown names and
-    arguments, and for values out of range.
+    Raises `UserError` for unknown names, and for values out of range.
     """
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise UserError(f'steps must be a positive integer, got {steps!r}.')
-    betas = SCHEDULES.make(name, int(steps), **shape)
-    return Schedule(betas, prediction, set_alpha_to_one, clip_sample, clip_range)
+    return Schedule(SCHEDULES.make(name, int(steps)), **settings)
 
 
 def per_image(table: np.ndarray, t: jax.Array, like: jax.Array) -> jax.Array:

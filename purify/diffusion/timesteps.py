@@ -1,5 +1,7 @@
 """Which timesteps a short chain visits, always from noisy to clean."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from purify.core.errors import UserError
@@ -20,7 +22,9 @@ def _trailing(train_steps: int, steps: int, spare: int, steps_offset: int) -> np
     return np.round(np.arange(train_steps, 0, -train_steps / steps)[:steps]) - 1
 
 
-SPACINGS = Registry('timestep spacing', leading=_leading, linspace=_linspace, trailing=_trailing)
+SPACINGS: Registry[Callable[[int, int, int, int], np.ndarray]] = Registry(
+    'timestep spacing', leading=_leading, linspace=_linspace, trailing=_trailing
+)
 
 
 def make_timesteps(
@@ -36,17 +40,14 @@ def make_timesteps(
     Lin et al. 2024, table 2. i64[steps]; f64 for `euler` with 'linspace', the one case with
     fractions. `dpmpp_2m` and `sde` spread one point more and leave out the cleanest. `steps_offset`
     moves the 'leading' spacing. 'trailing' with some `steps` (61 of 1000 is the least) has one
-    timestep more in diffusers, -1, by a rounding error; not here. Raises `UserError` where no such
-    list exists.
+    timestep more in diffusers, -1, by a rounding error; not here. `UserError`: no such list exists.
     """
     if not 1 <= steps <= train_steps:
         raise UserError(
-            f'steps must lie between 1 and the {train_steps} timesteps of the schedule, got'
-            f' {steps}.'
+            f'steps={steps} must lie between 1 and the {train_steps} timesteps of the schedule.'
         )
-    timesteps = SPACINGS[spacing](
-        train_steps, steps, int(sampler in ('dpmpp_2m', 'sde')), steps_offset
-    )
+    spare = int(sampler in ('dpmpp_2m', 'sde'))
+    timesteps = SPACINGS[spacing](train_steps, steps, spare, steps_offset)
     if not (spacing == 'linspace' and sampler == 'euler'):
         timesteps = np.round(timesteps).astype(np.int64)
     return check_timesteps(timesteps, train_steps)
@@ -60,8 +61,7 @@ def edit_timesteps(start: int, steps: int) -> np.ndarray:
     """
     if not 1 <= steps <= start:
         raise UserError(
-            f'cannot place {steps} distinct steps on the {start} timesteps 0 ... {start - 1}:'
-            f' choose 1 to {start}.'
+            f'cannot place {steps} distinct steps on the {start} timesteps: choose 1 to {start}.'
         )
     return np.floor(np.linspace(start - 1, 0, steps) + 0.5).astype(np.int64)
 
@@ -77,15 +77,13 @@ def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarr
     """
     if not 1 <= kept <= window <= start:
         raise UserError(
-            f'kept={kept}, window={window}, start={start}: choose numbers with 1 <= kept <= window'
-            ' <= start.'
+            f'kept={kept}, window={window}, start={start}: choose 1 <= kept <= window <= start.'
         )
     least = int(start > window)  # the first call is where the noising ended
     if not least <= steps - kept <= start - window:
         raise UserError(
-            f'steps={steps} with kept={kept} leaves {steps - kept} calls for the {start - window}'
-            f' timesteps from window to start: choose steps from {kept + least} to'
-            f' {kept + start - window}.'
+            f'steps={steps} with kept={kept} leaves {steps - kept} calls from window to start:'
+            f' choose steps from {kept + least} to {kept + start - window}.'
         )
     parts = [(start - 1, window, steps - kept), (0 if kept == 1 < steps else window - 1, 0, kept)]
     return np.concatenate([np.floor(np.linspace(*part) + 0.5) for part in parts]).astype(np.int64)
@@ -102,7 +100,5 @@ def check_timesteps(timesteps: np.ndarray, train_steps: int) -> np.ndarray:
             f' {timesteps.min()}. Choose fewer steps or a smaller steps_offset.'
         )
     if (np.diff(timesteps) >= 0).any():
-        raise UserError(
-            f'timesteps must descend, each one once, got {timesteps.tolist()}. Choose fewer steps.'
-        )
+        raise UserError(f'timesteps must descend, got {timesteps.tolist()}. Choose fewer steps.')
     return timesteps

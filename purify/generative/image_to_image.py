@@ -13,12 +13,12 @@ from purify.core.errors import UserError
 from purify.core.types import Tree
 from purify.data.synsets import caption_names
 from purify.diffusion.chain_step import Sampler
-from purify.diffusion.run_chain import START, normal_for, sample, start_noise
+from purify.diffusion.run_chain import START_STREAM, normal_for, sample, start_noise
 from purify.generative.latent_prior import LatentPrior, keys_for
 from purify.generative.pixel_prior import Vary
 from purify.train.objectives.tasks import resize_to
 
-ENCODE = START - 1  # the stream of the noise that draws an image's latents
+ENCODE = START_STREAM - 1  # the stream of the noise that draws an image's latents
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +64,8 @@ class ImageToImage(LatentPrior):
         chain = self.sampler(sampler, steps, eta, strength)
         size_px, named = self.output_size(size_px), '{}' in caption
         names = caption_names(class_names) if named else ['']
-        ids, nothing = (
-            self.tokens([caption.replace('{}', name) for name in names]),
-            self.tokens(['']),
-        )
+        ids = self.tokens([caption.replace('{}', name) for name in names])
+        nothing = self.tokens([''])
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             noise = start_noise(keys, self._latents(size_px))

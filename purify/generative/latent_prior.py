@@ -24,7 +24,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.types import Facts, Tree
 from purify.diffusion.chain_step import Sampler
-from purify.diffusion.guidance import guide, pair
+from purify.diffusion.guidance import guide, interleave
 from purify.diffusion.scheduler_config import sampler_from_diffusers, with_sampler
 from purify.generative.pixel_prior import Prior
 from purify.models.clip.tokenizer import CLIPTokenizer
@@ -160,7 +160,7 @@ class LatentPrior(Prior):
         unet, (without, conditioned) = networks[self.unet], condition
         if guidance == 1:
             return lambda x, t: unet(x, t, conditioned)
-        both = pair(without, conditioned)
+        both = interleave(without, conditioned)
         return guide(lambda x, t: unet(x, t, both), guidance)
 
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.core.types import Settings, Tree
-from purify.diffusion.guidance import guide, pair
+from purify.diffusion.guidance import guide, interleave
 from purify.diffusion.preconditioning import Preconditioning
 from purify.diffusion.run_chain import Predict
 from purify.diffusion.schedules import Schedule, make_noise_schedule
@@ -150,7 +150,7 @@ class PixelGenerator(Generator):
                 f'guidance={guidance} needs a generator that was told no class now and then: train'
                 ' it with generator.objective.drop above 0, or set guidance to 1.'
             )
-        both = pair(jnp.full((1,), len(self.class_names), labels.dtype), labels)
+        both = interleave(jnp.full((1,), len(self.class_names), labels.dtype), labels)
         return guide(lambda x, t: self._ask(network, x, t, both), guidance)
 
     def encode(self, weights: Tree, images: jax.Array, keys: jax.Array) -> jax.Array:

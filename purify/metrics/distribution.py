@@ -85,7 +85,7 @@ def frechet_distance(a: Moments, b: Moments) -> float | None:
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(
-            f'features of {a.mean.size} and {b.mean.size} numbers cannot be compared. Use one'
+            f'features of {a.mean.size} and {b.mean.size} numbers cannot be compared: use one'
             ' network.'
         )
     if min(a.count, b.count) < 2:

@@ -77,7 +77,7 @@ def _search(blocks: jax.Array, count: int, queries: jax.Array, own: jax.Array) -
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         start, points = block
         cosines = jnp.matmul(queries, points.T, precision='highest')
-        where = start + jnp.arange(rows)
+        where = start + jnp.arange(rows)[None]
         cosines = jnp.where((where >= count) | (where == own[:, None]), -jnp.inf, cosines)
         place = cosines.argmax(-1)
         value = cosines[jnp.arange(len(cosines)), place]

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from support.meshes import mesh_of
 
 from purify.core.errors import UserError
-from purify.diffusion.guidance import from_ho_salimans, guide, pair
+from purify.diffusion.guidance import guide, interleave
 
 X = jax.random.normal(jax.random.key(0), (8, 2, 2, 3))
 T = jnp.arange(8)
@@ -26,7 +26,7 @@ def alone(condition):
 
 @pytest.mark.parametrize('scale', [0.0, 1.0, 7.5])
 def test_guidance_by_hand(scale):
-    conditions = pair(jnp.full((1, 1), 3.0), LABELS)
+    conditions = interleave(jnp.full((1, 1), 3.0), LABELS)
     guided = guide(lambda x, t: network(x, t, conditions), scale)(X, T)
     without, conditioned = alone(3.0), alone(LABELS)
     wanted = without + scale * (conditioned - without)
@@ -35,15 +35,15 @@ def test_guidance_by_hand(scale):
 
 def test_weights_of_ho_and_salimans():
     w = 5.0
-    conditions = pair(jnp.full((1, 1), 3.0), LABELS)
-    guided = guide(lambda x, t: network(x, t, conditions), from_ho_salimans(w))(X, T)
+    conditions = interleave(jnp.full((1, 1), 3.0), LABELS)
+    guided = guide(lambda x, t: network(x, t, conditions), 1 + w)(X, T)
     wanted = (1 + w) * alone(LABELS) - w * alone(3.0)
     np.testing.assert_allclose(guided, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_pair_interleaves():
-    np.testing.assert_array_equal(pair(jnp.array([-1]), jnp.array([5, 6])), [-1, 5, -1, 6])
-    np.testing.assert_array_equal(pair(jnp.array([1, 2]), jnp.array([5, 6])), [1, 5, 2, 6])
+    np.testing.assert_array_equal(interleave(jnp.array([-1]), jnp.array([5, 6])), [-1, 5, -1, 6])
+    np.testing.assert_array_equal(interleave(jnp.array([1, 2]), jnp.array([5, 6])), [1, 5, 2, 6])
 
 
 def test_one_call_of_twice_the_batch():
@@ -53,7 +53,7 @@ def test_one_call_of_twice_the_batch():
 
 
 def test_learned_variance_is_taken_from_the_conditioned_row():
-    conditions = pair(jnp.full((1, 1), 3.0), LABELS)
+    conditions = interleave(jnp.full((1, 1), 3.0), LABELS)
 
     def both(x, t):
         return jnp.concatenate([network(x, t, conditions), 2 * network(x, t, conditions)], axis=-1)
@@ -74,7 +74,7 @@ def test_sharded_batches_stay_where_they_are():
 
     @functools.partial(jax.jit, in_shardings=rows, out_shardings=rows)
     def run(x, t, labels):
-        return guide(lambda x, t: network(x, t, pair(jnp.zeros((1, 1)), labels)), 2.0)(x, t)
+        return guide(lambda x, t: network(x, t, interleave(jnp.zeros((1, 1)), labels)), 2.0)(x, t)
 
     inputs = jax.device_put((X, T, LABELS), rows)
     text = run.lower(*inputs).compile().as_text()

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from support.meshes import mesh_of
 
 from purify.core.errors import UserError
-from purify.diffusion.run_chain import START, edit, sample, start_noise
+from purify.diffusion.run_chain import START_STREAM, edit, sample, start_noise
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import PREDICTIONS, make_noise_schedule
 from purify.diffusion.timesteps import edit_timesteps
@@ -91,10 +91,12 @@ def test_euler_between_timesteps_brings_the_image_back():
 @pytest.mark.parametrize('case', [(name, {}) for name in SAMPLERS if name not in ('ddpm', 'sde')])
 def test_a_network_that_names_the_noise_undoes_the_edit(case):
     """Deterministic samplers walk back the line they came from; the noise is that of the stream
-    START, drawn per image.
+    START_STREAM, drawn per image.
     """
     _, sampler = build(*case, edit_timesteps(150, 6), clip_sample=False)
-    noise = jnp.stack([jax.random.normal(jax.random.fold_in(key, START), SHAPE) for key in KEYS])
+    noise = jnp.stack(
+        [jax.random.normal(jax.random.fold_in(key, START_STREAM), SHAPE) for key in KEYS]
+    )
     np.testing.assert_allclose(start_noise(KEYS, SHAPE), noise, atol=1e-6)
     np.testing.assert_allclose(edit(sampler, lambda x, t: noise, IMAGES, KEYS), IMAGES, atol=1e-4)
 
@@ -234,7 +236,7 @@ def test_refusals():
     _, sampler = build('ddim', {}, [9, 3])
     with pytest.raises(UserError, match='one key per image'):
         sample(sampler, wobble, IMAGES, KEYS[:3])
-    with pytest.raises(UserError, match='cannot record 3 states of a chain of 2'):
+    with pytest.raises(UserError, match='cannot record 3 states: choose 0 to the 2 calls'):
         sample(sampler, wobble, IMAGES, KEYS, record=3)
     with pytest.raises(UserError, match='x_t, x0'):
         sample(sampler, wobble, IMAGES, KEYS, record=1, state='eps')

@@ -310,7 +310,7 @@ def test_as_many_betas_as_timesteps():
 
 def test_unknown_classes_lend_their_noise_to_another_sampler():
     heun = SD | {'_class_name': 'HeunDiscreteScheduler'}
-    said = r'HeunDiscreteScheduler.*sampler=<one of ddim, ddpm, dpmpp_2m, euler, pndm, sde>'
+    said = r'HeunDiscreteScheduler.*take its noise: ddim, ddpm, dpmpp_2m, euler, pndm, sde'
     with pytest.raises(UserError, match=said):
         sampler_from_diffusers(heun, 10)
     for name in SAMPLERS:

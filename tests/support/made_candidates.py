@@ -13,7 +13,7 @@ from flax import nnx
 from support import dataelixir_reference as reference
 
 from purify.core.randomness import id_keys, stream_key
-from purify.diffusion.run_chain import START
+from purify.diffusion.run_chain import START_STREAM
 from purify.diffusion.schedules import make_noise_schedule
 from purify.generative.pixel_prior import PixelPrior
 
@@ -123,7 +123,7 @@ def noises(seed):
     """The draws of every image and round: 'forward', and by index of the step, which is the call
     counted from the start.
     """
-    streams = [START, *range(12)]
+    streams = [START_STREAM, *range(12)]
 
     def draw(key, number):
         own = jax.random.fold_in(key, number)
