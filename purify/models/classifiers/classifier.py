@@ -15,6 +15,7 @@ from purify.models.diffusers.config_checks import COUNT, DEEPEST, LEVELS, is_cou
 GROUPS = 8  # of channels, per image, with norm='group'
 NORMS = ('batch', 'group')
 STEMS = ('small', 'imagenet')  # a 3x3 convolution; a 7x7 of stride 2 and a max pool
+Key = jax.Array | None
 
 conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -46,11 +47,8 @@ class ClassifierNetwork(nnx.Module):
                 f'a {type(self).__name__} with {listed} has no layers to build. Set each to'
                 f' {COUNT}.'
             )
-        numbers = all(
-            isinstance(values, tuple | list) and all(map(is_number, values))
-            for values in (mean, std)
-        )
-        if not numbers or {len(mean), len(std)} - {1, channels} or min(std) <= 0:
+        listed = [isinstance(x, tuple | list) and all(map(is_number, x)) for x in (mean, std)]
+        if not all(listed) or {len(mean), len(std)} - {1, channels} or min(std) <= 0:
             raise UserError(
                 f'mean={mean!r} and std={std!r} must hold one number, or one for each of the'
                 f' {channels} channels, and std numbers above 0.'
@@ -104,9 +102,7 @@ class ClassifierNetwork(nnx.Module):
         """Reduces the last feature maps to what the head reads, `f32[b d]`."""
         return maps.mean((1, 2))
 
-    def features(
-        self, images: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> jax.Array:
+    def features(self, images: jax.Array, *, train: bool, key: Key = None) -> jax.Array:
         """What the head reads, `f32[b d]`, of `images: f32[b h w c] in [0, 1]`."""
         body, neck = (None, None) if key is None else jax.random.split(key)
         return self.pool(self.maps(images, train=train, key=body), train=train, key=neck)
@@ -119,9 +115,7 @@ class ClassifierNetwork(nnx.Module):
         groups = self.groups(images, train=train, key=body, still=still)
         return groups, self.head(self.pool(groups[-1], train=train, key=neck))
 
-    def __call__(
-        self, images: jax.Array, *, train: bool, key: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool, key: Key = None) -> jax.Array:
         """Logits `f32[b classes]` of images in [0, 1]; `train` updates the running statistics."""
         return self.head(self.features(images, train=train, key=key))
 
@@ -138,12 +132,8 @@ class ClassifierNetwork(nnx.Module):
 
 def check_stages(owner: str, stages: Any) -> None:
     """Raises `UserError` unless `stages` lists how many layers each stage has."""
-    listed = (
-        isinstance(stages, tuple | list)
-        and 0 < len(stages) <= LEVELS
-        and all(map(is_count, stages))
-    )
-    if not listed or sum(stages) > DEEPEST:
+    listed = isinstance(stages, tuple | list) and 0 < len(stages) <= LEVELS
+    if not listed or not all(map(is_count, stages)) or sum(stages) > DEEPEST:
         raise UserError(
             f'a {owner} with stages={stages!r} has no layers to build, or too many. List 1 or more'
             f' for each of 1 to {LEVELS} stages, {DEEPEST} at most in all.'
@@ -166,8 +156,7 @@ def check_word(owner: str, name: str, word: Any, words: Iterable[str]) -> None:
 class Norm(nnx.Module):
     """Batch norm over the global batch (momentum .9, epsilon 1e-5) or group norm, always in f32.
 
-    One detail differs from PyTorch: the running variance is the biased one (divided by n, not n -
-    1).
+    Unlike in PyTorch the running variance is the biased one (divided by n, not by n - 1).
     """
 
     def __init__(self, channels: int, kind: str, *, rngs: nnx.Rngs):
@@ -181,13 +170,9 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises `x: [b h w c]`; `train` uses and records the statistics of the batch."""
-        layer = self.layer
-        normed = (
-            layer(x, use_running_average=not train)
-            if isinstance(layer, nnx.BatchNorm)
-            else layer(x)
-        )
-        return normed.astype(x.dtype)
+        if isinstance(self.layer, nnx.BatchNorm):
+            return self.layer(x, use_running_average=not train).astype(x.dtype)
+        return self.layer(x).astype(x.dtype)
 
 
 class Conv(nnx.Conv):
@@ -235,15 +220,11 @@ def symmetric(bound: float) -> nnx.Initializer:
     return init
 
 
-def drop(
-    x: jax.Array, rate: float, train: bool, key: jax.Array | None, *, whole: bool = False
-) -> jax.Array:
+def drop(x: jax.Array, rate: float, train: bool, key: Key, *, whole: bool = False) -> jax.Array:
     """Drops units or `whole` rows of a batch in training, scaling up the rest (Srivastava 2014)."""
     if not train or not rate:
         return x
     if key is None:
-        raise ValueError(
-            f'a network that drops {rate:.0%} of its units in training was called without a key'
-        )
+        raise ValueError(f'a network that drops {rate:.0%} of its units in training needs a key')
     kept = jax.random.bernoulli(key, 1 - rate, (len(x), *(1,) * (x.ndim - 1)) if whole else x.shape)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)

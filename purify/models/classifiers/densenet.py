@@ -1,5 +1,7 @@
 """DenseNet-BC (Huang et al. 2016, arXiv:1608.06993), layer for layer that of torchvision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -29,9 +31,8 @@ class DenseLayer(nnx.Module):
     ):
         self.norms = nnx.List([Norm(channels, norm, rngs=rngs) for channels in (inputs, inner)])
         plan = [(inputs, inner, 1, 1), (inner, growth, 3, 1)]
-        self.convs = nnx.List(
-            [Conv(*step, kernel_init=_kernel_init, dtype=dtype, rngs=rngs) for step in plan]
-        )
+        conv = functools.partial(Conv, kernel_init=_kernel_init, dtype=dtype, rngs=rngs)
+        self.convs = nnx.List([conv(*step) for step in plan])
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`x: [b h w inputs]` -> `[b h w inputs + growth]`."""
@@ -84,21 +85,12 @@ class DenseNet(ClassifierNetwork):
             check_word('DenseNet', name, word, words)
         check_stages('DenseNet', stages)
         if not is_number(compression) or not 0 < compression <= 1:
-            raise UserError(
-                f'a DenseNet with compression={compression!r}: set it above 0, up to 1.'
-            )
-        super().__init__(
-            num_classes=num_classes,
-            channels=channels,
-            mean=mean,
-            std=std,
-            growth=growth,
-            bottleneck=bottleneck,
-        )
+            raise UserError(f'a DenseNet with compression={compression!r}: set it in (0, 1].')
+        sizes = {'growth': growth, 'bottleneck': bottleneck}
+        super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, **sizes)
         outputs, (size, stride) = 2 * growth, (7, 2) if stem == 'imagenet' else (3, 1)
-        self.stem = Conv(
-            channels, outputs, size, stride, kernel_init=_kernel_init, dtype=dtype, rngs=rngs
-        )
+        conv = functools.partial(Conv, kernel_init=_kernel_init, dtype=dtype, rngs=rngs)
+        self.stem = conv(channels, outputs, size, stride)
         self.stem_norm = Norm(outputs, norm, rngs=rngs) if stem == 'imagenet' else None
         self.stages = tuple(stages)
         blocks, transitions = [], []
@@ -107,15 +99,13 @@ class DenseNet(ClassifierNetwork):
                 inputs, outputs = outputs, int(outputs * compression)
                 transitions.append(Transition(inputs, outputs, norm, dtype=dtype, rngs=rngs))
             for _ in range(depth):
-                blocks.append(
-                    DenseLayer(outputs, bottleneck * growth, growth, norm, dtype=dtype, rngs=rngs)
-                )
+                inner = bottleneck * growth
+                blocks.append(DenseLayer(outputs, inner, growth, norm, dtype=dtype, rngs=rngs))
                 outputs += growth
         self.blocks, self.transitions = nnx.List(blocks), nnx.List(transitions)
         self.last_norm = Norm(outputs, norm, rngs=rngs)
-        self.head = nnx.Linear(
-            outputs, num_classes, kernel_init=symmetric(outputs**-0.5), rngs=rngs
-        )
+        head_init = symmetric(outputs**-0.5)
+        self.head = nnx.Linear(outputs, num_classes, kernel_init=head_init, rngs=rngs)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
         """See `ClassifierNetwork`."""

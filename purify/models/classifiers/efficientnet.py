@@ -18,8 +18,7 @@ from purify.models.classifiers.classifier import (
 )
 from purify.models.diffusers.config_checks import is_positive
 
-# Of B0, table 1: how much a block widens inside, kernel size, stride of its first block, channels,
-# blocks.
+# Of B0, table 1: widening inside a block, kernel size, stride of the first block, channels, blocks.
 STAGES = (
     (1, 3, 1, 16, 1),
     (6, 3, 2, 24, 2),
@@ -142,9 +141,8 @@ class EfficientNet(ClassifierNetwork):
         self.last = Conv(outputs, LAST * outputs, 1, 1, dtype=dtype, rngs=rngs)
         self.last_norm = Norm(LAST * outputs, 'batch', rngs=rngs)
         self.dropout = dropout
-        self.head = nnx.Linear(
-            LAST * outputs, num_classes, kernel_init=symmetric(num_classes**-0.5), rngs=rngs
-        )
+        init = symmetric(num_classes**-0.5)
+        self.head = nnx.Linear(LAST * outputs, num_classes, kernel_init=init, rngs=rngs)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
         """See `ClassifierNetwork`."""
@@ -153,9 +151,8 @@ class EfficientNet(ClassifierNetwork):
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
         """See `ClassifierNetwork`: a stage; the last ends in the last convolution."""
         for place in self.members(number):
-            x = self.blocks[place](
-                x, train, None if key is None else jax.random.fold_in(key, place)
-            )
+            own = None if key is None else jax.random.fold_in(key, place)
+            x = self.blocks[place](x, train, own)
         if number == len(self.stages) - 1:
             x = jax.nn.silu(self.last_norm(self.last(x), train))
         return x

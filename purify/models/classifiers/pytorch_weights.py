@@ -43,25 +43,19 @@ def resnet_names(network: ResNet) -> dict[str, Names]:
     for index, (stage, number) in enumerate(_places(network.stages)):
         ours, theirs = f'blocks.{index}.', f'layer{stage + 1}.{number}.'
         for part in range(len(network.blocks[index].convs)):
-            names |= {
-                f'{ours}convs.{part}': f'{theirs}conv{part + 1}',
-                f'{ours}norms.{part}.layer': f'{theirs}bn{part + 1}',
-            }
+            names[f'{ours}convs.{part}'] = f'{theirs}conv{part + 1}'
+            names[f'{ours}norms.{part}.layer'] = f'{theirs}bn{part + 1}'
         if network.blocks[index].shortcut is not None:
-            names |= {
-                f'{ours}shortcut': f'{theirs}downsample.0',
-                f'{ours}shortcut_norm.layer': f'{theirs}downsample.1',
-            }
+            names[f'{ours}shortcut'] = f'{theirs}downsample.0'
+            names[f'{ours}shortcut_norm.layer'] = f'{theirs}downsample.1'
     return {'torchvision': names}
 
 
 def sscd_names(network: SSCD) -> dict[str, Names]:
     """Names of the layers in torchvision, and in the files that SSCD publishes."""
     plain = resnet_names(network)['torchvision']
-    return {
-        'torchvision': plain,
-        'published': {ours: PREFIX + theirs for ours, theirs in plain.items()},
-    }
+    published = {ours: PREFIX + theirs for ours, theirs in plain.items()}
+    return {'torchvision': plain, 'published': published}
 
 
 def densenet_names(network: DenseNet) -> dict[str, Names]:
@@ -70,11 +64,8 @@ def densenet_names(network: DenseNet) -> dict[str, Names]:
     if network.stem_norm is not None:
         theirs['stem_norm.layer'] = 'features.norm0'
     for number in range(len(network.transitions)):
-        step = f'features.transition{number + 1}.'
-        theirs |= {
-            f'transitions.{number}.norm.layer': step + 'norm',
-            f'transitions.{number}.conv': step + 'conv',
-        }
+        ours, step = f'transitions.{number}', f'features.transition{number + 1}.'
+        theirs |= {f'{ours}.norm.layer': step + 'norm', f'{ours}.conv': step + 'conv'}
     published = dict(theirs)
     for index, (stage, number) in enumerate(_places(network.stages)):
         step = f'features.denseblock{stage + 1}.denselayer{number + 1}.'
@@ -90,35 +81,25 @@ def efficientnet_names(network: EfficientNet) -> dict[str, Names]:
     last = len(network.stages) + 1
     theirs = {'stem': 'features.0.0', 'last': f'features.{last}.0', HEAD: 'classifier.1'}
     theirs |= {'stem_norm.layer': 'features.0.1', 'last_norm.layer': f'features.{last}.1'}
-    timm = {
-        'stem': 'conv_stem',
-        'stem_norm.layer': 'bn1',
-        'last': 'conv_head',
-        'last_norm.layer': 'bn2',
-        HEAD: 'classifier',
-    }
+    timm = {'stem': 'conv_stem', 'last': 'conv_head', HEAD: 'classifier'}
+    timm |= {'stem_norm.layer': 'bn1', 'last_norm.layer': 'bn2'}
     for index, (stage, number) in enumerate(_places(network.stages)):
         wide = len(network.blocks[index].widen)
         parts = [('widen.0', 'widen_norms.0', 'conv_pw')] if wide else []
-        parts += [
-            ('depthwise', 'depthwise_norm', 'conv_dw'),
-            ('project', 'project_norm', 'conv_pwl' if wide else 'conv_pw'),
-        ]
+        parts.append(('depthwise', 'depthwise_norm', 'conv_dw'))
+        parts.append(('project', 'project_norm', 'conv_pwl' if wide else 'conv_pw'))
         ours = f'blocks.{index}.'
         for place, (conv, norm, timm_conv) in enumerate(parts):
-            step = (  # the gate comes before the last
-                f'features.{stage + 1}.{number}.block.{place + (conv == "project")}.'
-            )
+            # The gate comes before the last.
+            step = f'features.{stage + 1}.{number}.block.{place + (conv == "project")}.'
             theirs |= {ours + conv: step + '0', f'{ours}{norm}.layer': step + '1'}
             step = f'blocks.{stage}.{number}.'
             timm |= {ours + conv: step + timm_conv, f'{ours}{norm}.layer': f'{step}bn{place + 1}'}
         gate = f'features.{stage + 1}.{number}.block.{wide + 1}.'
         theirs |= {f'{ours}gate.squeeze': gate + 'fc1', f'{ours}gate.excite': gate + 'fc2'}
         gate = f'blocks.{stage}.{number}.se.'
-        timm |= {
-            f'{ours}gate.squeeze': gate + 'conv_reduce',
-            f'{ours}gate.excite': gate + 'conv_expand',
-        }
+        timm[f'{ours}gate.squeeze'] = gate + 'conv_reduce'
+        timm[f'{ours}gate.excite'] = gate + 'conv_expand'
     return {'torchvision': theirs, 'timm': timm}
 
 
@@ -130,19 +111,15 @@ def vgg_names(network: VGG) -> dict[str, Names]:
         layers[f'convs.{index}'] = f'features.{index * step + stage}'
         if network.norms:
             layers[f'norms.{index}.layer'] = f'features.{index * step + stage + 1}'
-    oxford = {
-        f'convs.{index}': f'conv{stage + 1}_{number + 1}'
-        for index, (stage, number) in enumerate(places)
-    }
+    oxford = {f'convs.{k}': f'conv{stage + 1}_{n + 1}' for k, (stage, n) in enumerate(places)}
+
+    def top(*names: str) -> Names:
+        return dict(zip(('hiddens.0', 'hiddens.1', HEAD), names, strict=True))
+
     return {
-        'torchvision': (
-            layers
-            | {'hiddens.0': 'classifier.0', 'hiddens.1': 'classifier.3', HEAD: 'classifier.6'}
-        ),
-        'timm': (
-            layers | {'hiddens.0': 'pre_logits.fc1', 'hiddens.1': 'pre_logits.fc2', HEAD: 'head.fc'}
-        ),
-        'Oxford': oxford | {'hiddens.0': 'fc6', 'hiddens.1': 'fc7', HEAD: 'fc8'},
+        'torchvision': layers | top('classifier.0', 'classifier.3', 'classifier.6'),
+        'timm': layers | top('pre_logits.fc1', 'pre_logits.fc2', 'head.fc'),
+        'Oxford': oxford | top('fc6', 'fc7', 'fc8'),
     }
 
 
@@ -196,11 +173,8 @@ def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
         elif not _same(path, shapes[name], expected):
             misshapen.append(f'{name} ({shapes[name]}, the network has {expected})')
         names[path] = name
-    faults = {
-        'missing': missing,
-        'unknown': [name for name in shapes if name not in known],
-        'of another shape': misshapen,
-    }
+    unknown = [name for name in shapes if name not in known]
+    faults = {'missing': missing, 'unknown': unknown, 'of another shape': misshapen}
     told = [
         f'{len(those)} {what}: {", ".join(those[:6])}{", ..." if those[6:] else ""}'
         for what, those in faults.items()
@@ -252,7 +226,6 @@ def _ours(path: Path_, array: np.ndarray) -> np.ndarray:
     if path[-1] != 'kernel':
         return array
     if path[:2] == ('hiddens', 0):
-        array = (
-            array.reshape(len(array), -1, GRID, GRID).transpose(0, 2, 3, 1).reshape(len(array), -1)
-        )
+        cells = array.reshape(len(array), -1, GRID, GRID).transpose(0, 2, 3, 1)
+        array = cells.reshape(len(array), -1)
     return np.ascontiguousarray(array.transpose(*range(2, array.ndim), 1, 0))

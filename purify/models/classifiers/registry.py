@@ -10,7 +10,7 @@ from purify.models.classifiers.efficientnet import EfficientNet
 from purify.models.classifiers.resnet import ResNet
 from purify.models.classifiers.vgg import VGG
 
-# of an image in [0, 1], by channel: what networks subtract and divide by
+# Of an image in [0, 1], by channel: what networks subtract and divide by.
 CIFAR_SCALE: Facts = {'mean': (0.4914, 0.4822, 0.4465), 'std': (0.247, 0.243, 0.261)}
 IMAGENET_SCALE: Facts = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 
@@ -19,13 +19,8 @@ _VGG: Facts = {'stages': (2, 2, 3, 3, 3), 'width': 64, 'hidden': 4096, 'dropout'
 
 NETWORKS: Registry[Callable[..., ClassifierNetwork]] = Registry(
     'network',
-    hidden=(
-        'num_classes',
-        'channels',
-        'rngs',
-        'mean',
-        'std',
-    ),  # the last two: without them images stay in [0, 1]
+    # Without the last two images stay in [0, 1].
+    hidden=('num_classes', 'channels', 'rngs', 'mean', 'std'),
     resnet=ResNet,
     resnet18=Fixed(ResNet, stages=(2, 2, 2, 2), block='basic'),
     resnet34=Fixed(ResNet, stages=(3, 4, 6, 3), block='basic'),

@@ -21,9 +21,8 @@ from purify.models.classifiers.classifier import (
     symmetric,
 )
 
-_head_init = nnx.initializers.variance_scaling(
-    1 / 3, 'fan_in', 'uniform'
-)  # U(-1/sqrt(d), 1/sqrt(d)), as in torch
+# U(-1/sqrt(d), 1/sqrt(d)), as in torch.
+_head = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class PostBlock(nnx.Module):
@@ -117,16 +116,12 @@ class ResNet(ClassifierNetwork):
         dtype: DTypeLike = 'float32',
         rngs: nnx.Rngs,
     ):
-        for name, word, words in (
-            ('block', block, BLOCKS),
-            ('stem', stem, STEMS),
-            ('norm', norm, NORMS),
-        ):
-            check_word('ResNet', name, word, words)
+        check_word('ResNet', 'block', block, BLOCKS)
+        check_word('ResNet', 'stem', stem, STEMS)
+        check_word('ResNet', 'norm', norm, NORMS)
         check_stages('ResNet', stages)
-        super().__init__(
-            num_classes=num_classes, channels=channels, mean=mean, std=std, width=width
-        )
+        sizes = {'num_classes': num_classes, 'channels': channels, 'width': width}
+        super().__init__(**sizes, mean=mean, std=std)
         size, stride = (7, 2) if stem == 'imagenet' else (3, 1)
         self.stem = Conv(channels, width, size, stride, dtype=dtype, rngs=rngs)
         self.stem_norm = None if block == 'preact' else Norm(width, norm, rngs=rngs)
@@ -136,15 +131,12 @@ class ResNet(ClassifierNetwork):
         for stage, depth in enumerate(stages):
             for number in range(depth):
                 stride = 2 if stage and not number else 1
-                blocks.append(
-                    BLOCKS[block](outputs, width * 2**stage, stride, norm, dtype=dtype, rngs=rngs)
-                )
+                wide = width * 2**stage
+                blocks.append(BLOCKS[block](outputs, wide, stride, norm, dtype=dtype, rngs=rngs))
                 outputs = blocks[-1].outputs
         self.blocks = nnx.List(blocks)
         bias = symmetric(outputs**-0.5)
-        self.head = nnx.Linear(
-            outputs, num_classes, kernel_init=_head_init, bias_init=bias, rngs=rngs
-        )
+        self.head = nnx.Linear(outputs, num_classes, kernel_init=_head, bias_init=bias, rngs=rngs)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
         """See `ClassifierNetwork`."""

@@ -52,36 +52,29 @@ def sscd_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     """
     bare = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
     blocks = [(int(match[1]), int(match[2])) for match in map(_BLOCK.fullmatch, bare) if match]
-    last = min(
-        max([stage for stage, _ in blocks], default=0), 1 + len(blocks)
-    )  # a file may name any number
+    # A file may name any number.
+    last = min(max([stage for stage, _ in blocks], default=0), 1 + len(blocks))
     depths = tuple(sum(stage == number for stage, _ in blocks) for number in range(1, 1 + last))
     missing = [name for name in ('conv1.weight', 'fc.weight') if len(bare.get(name, ())) < 2]
     if missing or not depths or 0 in depths:
         raise UserError(
             f'holds no network for finding copies: {", ".join(missing or ["whole layers"])} missing'
-            ' in the layout of torchvision. Of the files that SSCD publishes, convert the one'
-            ' called .torchvision.pt.'
+            ' in the layout of torchvision. Convert the published file called .torchvision.pt.'
         )
     block = 'bottleneck' if 'layer1.0.conv3.weight' in bare else 'basic'
-    return {
-        'stages': depths,
-        'block': block,
-        'width': bare['conv1.weight'][0],
-        'dims': bare['fc.weight'][0],
-    }
+    width, dims = bare['conv1.weight'][0], bare['fc.weight'][0]
+    return {'stages': depths, 'block': block, 'width': width, 'dims': dims}
 
 
-def sscd_pixels(images: jax.Array, edge: int = EDGE) -> jax.Array:
-    """Resizes images f32[b h w 3] in [0, 1] to a shorter edge of `edge` px, like Pillow (linear).
+def sscd_pixels(images: jax.Array) -> jax.Array:
+    """Resizes images f32[b h w 3] in [0, 1] to a shorter edge of `EDGE` px, like Pillow (linear).
 
-    Columns first, then rows, each rounded to 8 bits; the longer edge is cut to a whole number of
-    pixels.
+    Columns first, then rows, each rounded to 8 bits; the longer edge is cut to whole pixels.
     """
     height, width = images.shape[1:3]
-    if min(height, width) == edge:
+    if min(height, width) == EDGE:
         return images
-    high, wide = (edge * side // min(height, width) for side in (height, width))
+    high, wide = (EDGE * side // min(height, width) for side in (height, width))
     for shape in ((height, wide), (high, wide)):
         images = jax.image.resize(images, (len(images), *shape, 3), 'linear', antialias=True)
         images = jnp.floor(images * 255 + 0.5) / 255

@@ -1,7 +1,6 @@
 """VGG networks (Simonyan and Zisserman 2014, arXiv:1409.1556), layer for layer torchvision's.
 
-VGGFace (Parkhi et al. 2015) is the same network with 16 layers, the faces' `mean` and a head of its
-own.
+VGGFace (Parkhi et al. 2015) is this network of 16 layers with the faces' `mean` and its own head.
 """
 
 import itertools
@@ -58,14 +57,8 @@ class VGG(ClassifierNetwork):
         check_word('VGG', 'norm', norm, (*NORMS, 'none'))
         check_stages('VGG', stages)
         check_chances('VGG', dropout=dropout)
-        super().__init__(
-            num_classes=num_classes,
-            channels=channels,
-            mean=mean,
-            std=std,
-            width=width,
-            hidden=hidden,
-        )
+        widths = {'width': width, 'hidden': hidden}
+        super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std, **widths)
         self.stages, self.dtype, self.dropout = tuple(stages), dtype, dropout
         convs, outputs = [], channels
         for stage, depth in enumerate(stages):
@@ -73,14 +66,11 @@ class VGG(ClassifierNetwork):
                 inputs, outputs = outputs, width * min(2**stage, WIDEST)
                 convs.append(Conv(inputs, outputs, 3, 1, bias=True, dtype=dtype, rngs=rngs))
         self.convs = nnx.List(convs)
-        self.norms = nnx.List(
-            [Norm(conv.out_features, norm, rngs=rngs) for conv in convs if norm != 'none']
-        )
-        sizes = (GRID * GRID * outputs, hidden, hidden)
+        normed = convs if norm != 'none' else []
+        self.norms = nnx.List([Norm(conv.out_features, norm, rngs=rngs) for conv in normed])
+        sizes = itertools.pairwise((GRID * GRID * outputs, hidden, hidden))
         linear = {'kernel_init': _linear_init, 'rngs': rngs}
-        self.hiddens = nnx.List(
-            [nnx.Linear(*pair, dtype=dtype, **linear) for pair in itertools.pairwise(sizes)]
-        )
+        self.hiddens = nnx.List([nnx.Linear(*pair, dtype=dtype, **linear) for pair in sizes])
         self.head = nnx.Linear(hidden, num_classes, **linear)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
@@ -89,8 +79,7 @@ class VGG(ClassifierNetwork):
         if min(images.shape[1:3]) < smallest:
             raise UserError(
                 f'images of {images.shape[1]} x {images.shape[2]} px are too small for a VGG of'
-                f' {len(self.stages)} stages. Use images of {smallest} px or more, or another'
-                ' network.'
+                f' {len(self.stages)} stages. Use images of {smallest} px or more.'
             )
         return images
 
@@ -106,12 +95,8 @@ class VGG(ClassifierNetwork):
         """The last max pool, means on a grid, and the hidden layers."""
         x = grid_means(_halved(maps), GRID).reshape(len(maps), -1)
         for number, layer in enumerate(self.hiddens):
-            x = drop(
-                jax.nn.relu(layer(x)),
-                self.dropout,
-                train,
-                None if key is None else jax.random.fold_in(key, number),
-            )
+            own = None if key is None else jax.random.fold_in(key, number)
+            x = drop(jax.nn.relu(layer(x)), self.dropout, train, own)
         return x.astype(jnp.float32)
 
 

@@ -41,7 +41,7 @@ def test_nothing_is_dropped_in_evaluation_or_at_rate_zero():
     x = jnp.ones((2, 3))
     assert drop(x, 0.5, False, None) is x
     assert drop(x, 0.0, True, None) is x
-    with pytest.raises(ValueError, match='without a key'):
+    with pytest.raises(ValueError, match='needs a key'):
         drop(x, 0.5, True, None)
 
 

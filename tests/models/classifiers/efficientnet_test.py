@@ -116,7 +116,7 @@ def test_channels_are_multiples_of_eight_that_lose_no_tenth():
 def test_training_drops_and_evaluation_does_not():
     network = small(dropout=0.5, drop_path=0.9)
     x = images(2, 16)
-    with pytest.raises(ValueError, match='without a key'):
+    with pytest.raises(ValueError, match='needs a key'):
         network(x, train=True)
     run = nnx.jit(lambda network, key: network.features(x, train=False, key=key))
     found = run(network, jax.random.key(0))

@@ -6,7 +6,7 @@ from models.classifiers.resnet_test import shuffle_values
 from PIL import Image
 
 from purify.core.errors import UserError
-from purify.models.classifiers.sscd import MEAN, SSCD, STD, sscd_pixels, sscd_sizes
+from purify.models.classifiers.sscd import EDGE, MEAN, SSCD, STD, sscd_pixels, sscd_sizes
 
 RNG = np.random.default_rng(0)
 
@@ -64,8 +64,8 @@ def test_pixels_are_those_of_pillow(height, width, shape, ties):
 
 
 def test_images_of_the_right_size_are_left_alone():
-    images = RNG.random((1, 9, 7, 3), np.float32)
-    np.testing.assert_array_equal(sscd_pixels(images, 7), images)
+    images = RNG.random((1, EDGE + 2, EDGE, 3), np.float32)
+    np.testing.assert_array_equal(sscd_pixels(images), images)
 
 
 def shapes_of(network, prefix=''):

@@ -88,7 +88,7 @@ def test_grid_means_are_those_of_their_cells(shape):
 def test_half_of_the_hidden_units_are_dropped_in_training():
     network = small(hidden=200)
     x = images(8, 8)
-    with pytest.raises(ValueError, match='without a key'):
+    with pytest.raises(ValueError, match='needs a key'):
         network(x, train=True)
     kept = network.features(x, train=True, key=jax.random.key(0))
     plain = network.features(x, train=False)
