@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,7 @@ MIXINGS = ('swap', 'permute')
 class Transform(Protocol):
     """A bijection of single numbers; it is the identity where all its parameters are zero."""
 
-    @property
-    def numbers(self) -> int:
-        """How many parameters one bijection takes."""
-        ...
+    numbers: ClassVar[int]  # parameters of one bijection
 
     def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps z f32[...] by raw f32[... numbers] to (u f32[...], ln |du/dz| f32[...])."""
@@ -33,28 +30,28 @@ class Transform(Protocol):
 
 
 @dataclass(frozen=True)
-class Affine:
+class AffineMap(Transform):
     """u = exp(s) z + t, with s held within +-2 by a tanh (Dinh et al. 2017, eq. 8)."""
 
-    numbers: int = 2
+    numbers: ClassVar[int] = 2
 
     def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See `Transform`."""
+        """Maps z by raw, as `Transform` says."""
         scale = LOG_SCALE * jnp.tanh(raw[..., 0] / LOG_SCALE)
         return z * jnp.exp(scale) + raw[..., 1], scale
 
 
 @dataclass(frozen=True)
-class Spline:
+class Spline(Transform):
     """Monotone rational-quadratic splines of 8 bins on [-5, 5], the identity outside.
 
     Durkan et al. 2019, eqs. 4 to 8, 29.
     """
 
-    numbers: int = 3 * BINS - 1
+    numbers: ClassVar[int] = 3 * BINS - 1
 
     def forward(self, z: jax.Array, raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See `Transform`."""
+        """Maps z by raw, as `Transform` says."""
         inside = jnp.abs(z) < TAIL
         held = jnp.where(inside, z, 0.0)  # what lies outside must not make the derivatives infinite
         x, y, slopes = _knots(raw)
@@ -91,7 +88,7 @@ def _bin(value: jax.Array, x: jax.Array, y: jax.Array, slopes: jax.Array) -> tup
     return left, low, at(x, 1) - left, at(y, 1) - low, at(slopes, 0), at(slopes, 1)
 
 
-TRANSFORMS = Registry('flow transform', affine=Affine, spline=Spline)
+TRANSFORMS: Registry[type[Transform]] = Registry('flow transform', affine=AffineMap, spline=Spline)
 
 
 class Coupling(nnx.Module):
@@ -105,15 +102,13 @@ class Coupling(nnx.Module):
         # nat: no bf16, no TF32.
         zeros, exact = nnx.initializers.zeros_init(), jax.lax.Precision.HIGHEST
         self.hidden = nnx.Linear(given, hidden, precision=exact, rngs=rngs)
-        self.out = nnx.Linear(
-            hidden, changed * transform.numbers, kernel_init=zeros, precision=exact, rngs=rngs
-        )
+        outputs = changed * transform.numbers
+        self.out = nnx.Linear(hidden, outputs, kernel_init=zeros, precision=exact, rngs=rngs)
 
     def forward(self, given: jax.Array, changed: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Changes f32[b k], given f32[b m]: (changed f32[b k], log determinant f32[b])."""
-        raw = self.out(jax.nn.relu(self.hidden(given))).reshape(
-            *changed.shape, self.transform.numbers
-        )
+        raw = self.out(jax.nn.relu(self.hidden(given)))
+        raw = raw.reshape(*changed.shape, self.transform.numbers)
         changed, log_slopes = self.transform.forward(changed, raw)
         return changed, log_slopes.sum(-1)
 
@@ -157,9 +152,7 @@ class CouplingFlow(nnx.Module):
                 f' flows.hidden={hidden} 0 or more.'
             )
         if mixing not in MIXINGS:
-            raise UserError(
-                f'flows.mixing={mixing!r}: choose from {", ".join(map(repr, MIXINGS))}.'
-            )
+            raise UserError(f'flows.mixing={mixing!r}: choose from {", ".join(MIXINGS)}.')
         self.width, self.half = width, width // 2
         made, sizes = TRANSFORMS.make(transform), (self.half, width - self.half)
         self.couplings = nnx.List(
@@ -167,9 +160,8 @@ class CouplingFlow(nnx.Module):
             for k in range(couplings)
         )
         pairs = (couplings + 1) // 2 if mixing == 'permute' else 0
-        self.orders = nnx.List(
-            nnx.Variable(jax.random.permutation(rngs.params(), width)) for _ in range(pairs)
-        )
+        orders = (jax.random.permutation(rngs.params(), width) for _ in range(pairs))
+        self.orders = nnx.List(map(nnx.Variable, orders))
 
     def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps f32[b width] to (u f32[b width], ln |det du/dz| f32[b])."""

@@ -118,7 +118,7 @@ def read_object(file: Path) -> Facts:
     return value
 
 
-def read_folder(folder: str | Path, *, subfolder: str = '') -> tuple[Facts, Tensors]:
+def read_folder(folder: str | Path) -> tuple[Facts, Tensors]:
     """Reads (config, tensors) of a model folder; each tensor when it is asked for, as float32.
 
     Reads `diffusion_pytorch_model`, `model` or `pytorch_model`, whole or sharded
@@ -128,7 +128,7 @@ def read_folder(folder: str | Path, *, subfolder: str = '') -> tuple[Facts, Tens
     safetensors that are older by more than a day than pickled weights beside them; of those that
     are older by less it says so.
     """
-    folder = Path(folder) / subfolder
+    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(
             f'{folder}: no such folder. Give a folder that holds config.json and {FILE}.'

@@ -21,14 +21,9 @@ INDEX = 'model_index.json'
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
 _FROM_TEXT = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
 _UNCONDITIONAL = ('unet', 'scheduler')
+_VARIATION = ('image_encoder', 'unet', 'vae', 'scheduler', 'feature_extractor')
 COMPONENTS: dict[str, tuple[str, ...]] = {  # what image variation needs of each kind of pipeline
-    'StableDiffusionImageVariationPipeline': (
-        'image_encoder',
-        'unet',
-        'vae',
-        'scheduler',
-        'feature_extractor',
-    ),
+    'StableDiffusionImageVariationPipeline': _VARIATION,
     'VersatileDiffusionImageVariationPipeline': _VERSATILE,
     'VersatileDiffusionPipeline': _VERSATILE,
     'StableDiffusionPipeline': _FROM_TEXT,
@@ -43,14 +38,10 @@ _SUFFIXES = {  # what is read of a component; of others the three kinds
     **dict.fromkeys(('scheduler', 'feature_extractor', 'image_feature_extractor'), ('json',)),
     'tokenizer': ('json', 'txt'),
 }
-_NON_EMA, _HALF = (
-    '*non_ema*',
-    ('*.fp16*', '*.bf16*'),
-)  # what training would go on from, and further copies in half precision
-_SHARED = (
-    'scheduler_config.json',
-    'preprocessor_config.json',
-)  # lie in a component's folder, or at the top of old layouts
+_NON_EMA = '*non_ema*'  # what training would go on from
+_HALF = ('*.fp16*', '*.bf16*')  # further copies in half precision
+# They lie in a component's folder, or at the top of old layouts.
+_SHARED = ('scheduler_config.json', 'preprocessor_config.json')
 _TOP = (INDEX, 'config.json', *_SHARED)
 
 
@@ -70,14 +61,12 @@ def read_index(folder: Path) -> Facts:
 
 def classes_of(index: Mapping[str, Any]) -> dict[str, str]:
     """The class names of a pipeline's components by name; empty components are left out."""
-    pairs = {
-        name: entry
-        for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and all(entry)
-    }
-    return {
-        name: str(entry[1]) for name, entry in pairs.items() if name.isidentifier()
-    }  # a name from outside is no path
+    classes = {}
+    for name, entry in index.items():
+        # A name from outside is no path.
+        if isinstance(entry, list) and len(entry) == 2 and all(entry) and name.isidentifier():
+            classes[name] = str(entry[1])
+    return classes
 
 
 def resolve(
@@ -126,17 +115,15 @@ def _checked(folder: Path) -> Path:
 
 def _fetch(name: str, revision: str | None, subfolders: Sequence[str] | None) -> Path:
     if subfolders is None:
-        everything = _command(
-            name, revision, _patterns(_SUFFIXES)
-        )  # the kind of pipeline is not known yet
+        # The kind of pipeline is not known yet.
+        everything = _command(name, revision, _patterns(_SUFFIXES))
         folder = _download(name, revision, _TOP, (), everything)
         index = read_index(folder) if (folder / INDEX).is_file() else {}
         subfolders = COMPONENTS.get(index.get('_class_name', '')) or tuple(classes_of(index))
     patterns = _patterns(subfolders)
     for ignored in ((_NON_EMA, *_HALF), (_NON_EMA,)):
-        folder = _download(
-            name, revision, patterns, ignored, _command(name, revision, patterns, ignored)
-        )
+        by_hand = _command(name, revision, patterns, ignored)
+        folder = _download(name, revision, patterns, ignored, by_hand)
         bare = _without_weights(folder, subfolders)
         if not bare:
             return folder
@@ -194,44 +181,32 @@ def _download(
     name: str, revision: str | None, patterns: Sequence[str], ignored: Sequence[str], by_hand: str
 ) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors
 
     by_hand = (
         'Or download it elsewhere and give the path of FOLDER (what the hub does not have is'
         f' passed over):\n{by_hand}'
     )
-    fetch = huggingface_hub.snapshot_download
+    wanted: Facts = {'allow_patterns': list(patterns), 'ignore_patterns': list(ignored)}
     try:
-        return Path(
-            fetch(
-                name,
-                revision=revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(ignored),
-            )
-        )
-    except GatedRepoError as error:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, **wanted))
+    except errors.GatedRepoError as error:
         raise UserError(
             f'{name}: the hub asks you to accept its licence and to log in (`hf auth login`).'
             f' {by_hand}'
         ) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise UserError(
             f'{name}: the hub has no revision {revision!r} of it. Choose a commit or branch of that'
             ' page.'
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise UserError(
             f'{name}: no folder of that name here, and the hub does not know it (or it is private:'
             f' `hf auth login`). Check the name. {by_hand}'
         ) from error
-    except (
-        Exception
-    ) as error:  # the hub's client lets its HTTP library's errors through, and that library changes
+    except Exception as error:
+        # The hub's client lets its HTTP library's errors through, and that library changes.
         raise UserError(
             f'{name}: no folder of that name here, and no answer came from the hub'
             f' ({type(error).__name__}:'

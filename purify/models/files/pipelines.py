@@ -22,6 +22,7 @@ from purify.models.clip.clip import CLIPTextModel, CLIPVisionModelWithProjection
 from purify.models.clip.clip_pixels import IMAGE_PROCESSOR
 from purify.models.clip.tokenizer import CLIPTokenizer
 from purify.models.diffusers.autoencoder_kl import AutoencoderKL
+from purify.models.diffusers.model_config import ConfiguredModule
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
 from purify.models.files.dtypes import check_dtype
@@ -29,7 +30,7 @@ from purify.models.files.folders import read_object
 from purify.models.files.hub import COMPONENTS, INDEX, classes_of, read_index, resolve
 from purify.models.files.weights import SHARD_BYTES, load_model, write_folder
 
-NETWORKS = Registry(
+MODELS: Registry[type[ConfiguredModule]] = Registry(
     'network',
     AutoencoderKL=AutoencoderKL,
     CLIPTextModel=CLIPTextModel,
@@ -45,12 +46,11 @@ _MODEL_TYPES = {
 _TOKENIZER = re.compile(r'CLIPTokenizer(Fast)?')
 _EMPTY = [None, None]
 _NO_CHECKER = {'safety_checker': _EMPTY, 'requires_safety_checker': False}
+_NO_IMAGES = _NO_CHECKER | {'feature_extractor': _EMPTY, 'image_encoder': _EMPTY}
 _LEFT_OUT = {  # what PyTorch's pipelines want to see named, though they can do without
     'StableDiffusionImageVariationPipeline': _NO_CHECKER,
-    'StableDiffusionPipeline': _NO_CHECKER | {'feature_extractor': _EMPTY, 'image_encoder': _EMPTY},
-    'StableDiffusionImg2ImgPipeline': (
-        _NO_CHECKER | {'feature_extractor': _EMPTY, 'image_encoder': _EMPTY}
-    ),
+    'StableDiffusionPipeline': _NO_IMAGES,
+    'StableDiffusionImg2ImgPipeline': _NO_IMAGES,
 }
 
 Part = nnx.Module | CLIPTokenizer | Facts
@@ -103,17 +103,17 @@ def from_pretrained(
             f'{folder}: components = {list(components)} are of pipelines, and it has no {INDEX}.'
             ' Leave them out.'
         )
-    return open_network(NETWORKS[_class_of(folder)], folder)
+    return open_network(MODELS[_class_of(folder)], folder)
 
 
 def _class_of(folder: Path) -> str:
     """The class of a bare model folder, '' where its config.json does not say."""
     config = read_object(folder / CONFIG)
     name = told_class(config)
-    if name not in NETWORKS:
+    if name not in MODELS:
         raise UserError(
             f'{folder / CONFIG}: describes {name or "no class"!r}. Supported:'
-            f' {", ".join(sorted(NETWORKS))}.'
+            f' {", ".join(sorted(MODELS))}.'
         )
     return name
 
@@ -124,9 +124,6 @@ def told_class(config: Mapping[str, Any]) -> str:
     if not isinstance(architectures, list) or not architectures:
         architectures = [_MODEL_TYPES.get(str(config.get('model_type')), '')]
     return str(config.get('_class_name', architectures[0]))
-
-
-# pipelines ----------------------------------------------------------------------------------------
 
 
 def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network: _Open) -> Pipeline:
@@ -146,7 +143,7 @@ def _read_pipeline(folder: Path, components: Sequence[str] | None, open_network:
         if found is None:
             raise UserError(
                 f'{folder}: its {name} is a {classes[name]}, which is not supported. Supported:'
-                f' {", ".join(sorted(NETWORKS))}, schedulers, CLIPImageProcessor and CLIPTokenizer.'
+                f' {", ".join(sorted(MODELS))}, schedulers, CLIPImageProcessor and CLIPTokenizer.'
             )
         file, read = found
         place = _place(folder, name, file)
@@ -167,7 +164,7 @@ def check_class_name(folder: Path, name: str, file: Path) -> None:
         return
     config = read_object(file)
     told = told_class(config)
-    if told != named and ('_class_name' in config or told in NETWORKS):
+    if told != named and ('_class_name' in config or told in MODELS):
         raise UserError(
             f'{index}: says that {name} is a {named}, but {file} that it is a {told}. Download both'
             ' again, or correct one.'
@@ -176,13 +173,11 @@ def check_class_name(folder: Path, name: str, file: Path) -> None:
 
 def _reader(class_name: str, open_network: _Open) -> tuple[str, _Reader] | None:
     """A file that tells the folder of a component of this class, and its reader, or None."""
-    if class_name in NETWORKS:
-        return CONFIG, lambda folder: open_network(NETWORKS[class_name], folder)
+    if class_name in MODELS:
+        return CONFIG, lambda folder: open_network(MODELS[class_name], folder)
     if class_name.endswith('Scheduler'):
-        return (
-            SCHEDULER,
-            lambda folder: {'_class_name': class_name} | read_object(folder / SCHEDULER),
-        )
+        named = {'_class_name': class_name}
+        return SCHEDULER, lambda folder: named | read_object(folder / SCHEDULER)
     if IMAGE_PROCESSOR.fullmatch(class_name):
         return PROCESSOR, lambda folder: read_object(folder / PROCESSOR)
     if _TOKENIZER.fullmatch(class_name):
@@ -201,9 +196,6 @@ def _place(folder: Path, name: str, file: str) -> Path:
     )
 
 
-# writing ------------------------------------------------------------------------------------------
-
-
 def save_pretrained(
     network_or_pipeline: Any,
     folder: str | Path,
@@ -218,15 +210,9 @@ def save_pretrained(
     as the image-variation pipeline that its parts are. Raises `UserError` for weights that are not
     finite, parts of unknown kinds, a full disk and an unwritable folder.
     """
-    folder = Path(folder)
+    folder, options = Path(folder), {'dtype': dtype, 'max_shard_bytes': max_shard_bytes}
     if not isinstance(network_or_pipeline, Pipeline):
-        write_folder(
-            network_or_pipeline,
-            network_or_pipeline.config,
-            folder,
-            dtype=dtype,
-            max_shard_bytes=max_shard_bytes,
-        )
+        write_folder(network_or_pipeline, network_or_pipeline.config, folder, **options)
         return
     class_name, parts = network_or_pipeline.class_name, network_or_pipeline.parts
     if class_name == 'VersatileDiffusionPipeline':
@@ -234,16 +220,14 @@ def save_pretrained(
     entries = {name: _entry(name, part) for name, part in parts.items()}
     for name, part in parts.items():
         if isinstance(part, nnx.Module):
-            save_pretrained(part, folder / name, dtype=dtype, max_shard_bytes=max_shard_bytes)
+            save_pretrained(part, folder / name, **options)
         elif isinstance(part, CLIPTokenizer):
             part.save(folder / name)
         else:
-            write_json(
-                folder / name / (SCHEDULER if '_class_name' in part else PROCESSOR), dict(part)
-            )
-    write_json(
-        folder / INDEX, {'_class_name': class_name} | _LEFT_OUT.get(class_name, {}) | entries
-    )
+            file = SCHEDULER if '_class_name' in part else PROCESSOR
+            write_json(folder / name / file, dict(part))
+    left_out = _LEFT_OUT.get(class_name, {})
+    write_json(folder / INDEX, {'_class_name': class_name} | left_out | entries)
 
 
 def _entry(name: str, part: Any) -> list[str]:

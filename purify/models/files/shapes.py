@@ -20,7 +20,7 @@ from purify.core.randomness import stream_rng
 from purify.core.types import Settings
 from purify.models.clip.tokenizer import CLIPTokenizer
 from purify.models.files.hub import COMPONENTS
-from purify.models.files.pipelines import NETWORKS, Pipeline, told_class
+from purify.models.files.pipelines import MODELS, Pipeline, told_class
 from purify.models.files.weights import abstract_model
 
 SPREAD = 0.02  # deviation of biases and embeddings
@@ -28,18 +28,15 @@ SPREAD = 0.02  # deviation of biases and embeddings
 # Stable Diffusion 1.x with either condition, Stable Diffusion 2.1, Versatile Diffusion's image
 # half; the first at a quarter of its width, for measurements on CPUs; and one for tests. Of each
 # the config.json's of its parts.
-SHAPES: dict[str, dict[str, Settings]] = json.loads(
-    (Path(__file__).parent / 'shapes.json').read_text(encoding='utf-8')
-)
+_FILE = Path(__file__).parent / 'shapes.json'
+SHAPES: dict[str, dict[str, Settings]] = json.loads(_FILE.read_text(encoding='utf-8'))
 PIPELINES = {  # kind: class in model_index.json
     'sd_variation': 'StableDiffusionImageVariationPipeline',
     'versatile': 'VersatileDiffusionImageVariationPipeline',
     'sd_img2img': 'StableDiffusionPipeline',
 }
-_SHAPED_AS = {
-    'image_unet': 'unet',
-    'image_feature_extractor': 'feature_extractor',
-}  # parts whose name above is another
+# Parts whose name above is another.
+_SHAPED_AS = {'image_unet': 'unet', 'image_feature_extractor': 'feature_extractor'}
 
 
 def random_pipeline(kind: str, shapes: str, *, seed: int, dtype: str = 'float32') -> Pipeline:
@@ -56,7 +53,7 @@ def random_pipeline(kind: str, shapes: str, *, seed: int, dtype: str = 'float32'
     pipeline = abstract_pipeline(kind, shapes, dtype=dtype)
     for name, part in pipeline.parts.items():
         if isinstance(part, nnx.Module):
-            _draw_weights(part, seed=seed, stream=name, dtype=dtype)
+            draw_weights(part, seed=seed, stream=name, dtype=dtype)
     return pipeline
 
 
@@ -64,40 +61,24 @@ def abstract_pipeline(kind: str, shapes: str, *, dtype: str = 'float32') -> Pipe
     """The pipeline of `random_pipeline` with shapes (`jax.ShapeDtypeStruct`) for weights."""
     if kind not in PIPELINES:
         raise UserError(f'unknown kind {kind!r}. Choose from: {", ".join(PIPELINES)}.')
-    names: dict[str, str] = {
-        name: _SHAPED_AS.get(name, name)
-        for name in COMPONENTS[PIPELINES[kind]]
-        if name != 'tokenizer'
-    }
+    listed = [name for name in COMPONENTS[PIPELINES[kind]] if name != 'tokenizer']
+    names = {name: _SHAPED_AS.get(name, name) for name in listed}
     able = [name for name, parts in SHAPES.items() if set(names.values()) <= set(parts)]
     if shapes not in able:
-        raise UserError(
-            f'shapes {shapes!r} make no {kind} pipeline. Choose from: {", ".join(able)}.'
-        )
+        choices = ', '.join(able)
+        raise UserError(f'shapes {shapes!r} make no {kind} pipeline. Choose from: {choices}.')
     configs = {name: SHAPES[shapes][part] for name, part in names.items()}
-    networks = {
-        name: NETWORKS[told_class(config)]
-        for name, config in configs.items()
-        if told_class(config) in NETWORKS
-    }
-    parts: Settings = configs | {
-        name: abstract_model(own, configs[name], dtype=dtype) for name, own in networks.items()
-    }
+    parts: Settings = dict(configs)
+    for name, config in configs.items():
+        if (told := told_class(config)) in MODELS:
+            parts[name] = abstract_model(MODELS[told], config, dtype=dtype)
     if 'text_encoder' in parts:
         parts['tokenizer'] = byte_tokenizer(configs['text_encoder'])
     return Pipeline(PIPELINES[kind], parts)
 
 
-def random_network(
-    config: Mapping[str, Any], *, seed: int, stream: str, dtype: str = 'float32'
-) -> nnx.Module:
-    """The network of a config.json with random weights that keep the size of activations."""
-    module = abstract_model(NETWORKS[told_class(config)], config, dtype=dtype)
-    _draw_weights(module, seed=seed, stream=stream, dtype=dtype)
-    return module
-
-
-def _draw_weights(module: nnx.Module, *, seed: int, stream: str, dtype: str) -> None:
+def draw_weights(module: nnx.Module, *, seed: int, stream: str, dtype: str) -> None:
+    """Fills an abstract network with random weights that keep the size of activations."""
     flat = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
     norms = {path[:-1] for path in flat if path[-1] == 'scale'}
 
@@ -118,14 +99,10 @@ def _draw_weights(module: nnx.Module, *, seed: int, stream: str, dtype: str) -> 
 def byte_tokenizer(config: Mapping[str, Any]) -> CLIPTokenizer:
     """A tokenizer that spells texts byte by byte, for the text encoder of `config`."""
     symbols = [*_byte_symbols()]
-    vocabulary = {
-        symbol: number
-        for number, symbol in enumerate([*symbols, *(f'{symbol}</w>' for symbol in symbols)])
-    }
-    vocabulary |= {
-        '<|startoftext|>': config['bos_token_id'],
-        '<|endoftext|>': config['eos_token_id'],
-    }
+    words = [*symbols, *(f'{symbol}</w>' for symbol in symbols)]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    vocabulary['<|startoftext|>'] = config['bos_token_id']
+    vocabulary['<|endoftext|>'] = config['eos_token_id']
     return CLIPTokenizer(vocabulary, [], max_length=config['max_position_embeddings'])
 
 

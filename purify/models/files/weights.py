@@ -22,22 +22,18 @@ from purify.models.files.folders import STEMS, WEIGHTS, is_half, read_folder
 from purify.models.files.tensors import Tensors
 
 SHARD_BYTES = 5 * 10**9
+SHOWN = 8  # names that a message lists
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 _STATISTICS = {'mean': 'running_mean', 'var': 'running_var'}
-_OLD_ATTENTION = re.compile(
-    r'(attentions\.\d+)\.(query|key|value|proj_attn)\.'
-)  # diffusers before 0.15
+# Of diffusers before 0.15.
+_OLD_ATTENTION = re.compile(r'(attentions\.\d+)\.(query|key|value|proj_attn)\.')
 _NEW_ATTENTION = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
 _TEXT = 'text_model.'  # transformers from 5 on leaves it out
 
-# names and layouts --------------------------------------------------------------------------------
 
-
-def _leaves(module_or_state: nnx.Module | nnx.State) -> Iterator[tuple[tuple[Any, ...], str, Any]]:
+def _leaves(network: nnx.Module | nnx.State) -> Iterator[tuple[tuple[Any, ...], str, Any]]:
     """(path, foreign name, array) of every parameter and batch statistic."""
-    state = (
-        module_or_state if isinstance(module_or_state, nnx.State) else nnx.state(module_or_state)
-    )
+    state = network if isinstance(network, nnx.State) else nnx.state(network)
     for path, variable in nnx.to_flat_state(state):
         if isinstance(variable, nnx.Param | nnx.BatchStat):
             words = _STATISTICS if isinstance(variable, nnx.BatchStat) else _LEAVES
@@ -63,9 +59,8 @@ def export_tensors(module_or_state: nnx.Module | nnx.State) -> dict[str, np.ndar
     return {name: _to_foreign(path, value) for path, name, value in _leaves(module_or_state)}
 
 
-_Fitting = list[
-    tuple[tuple[Any, ...], str, str, Any]
-]  # path, name, name in the file, what the network holds
+# Path, name, name in the file, what the network holds.
+_Fitting = list[tuple[tuple[Any, ...], str, str, Any]]
 _Faults = dict[str, list[str]]  # what is wrong: names of tensors
 
 
@@ -91,18 +86,14 @@ def _fit(module: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[_Fi
             fitting.append((path, name, source, old))
         else:
             misshapen.append(f'{name} (file {shape}, network {old.shape}, in our layout)')
-    return fitting, {
-        'missing': missing,
-        'unexpected': list(given.values()),
-        'of the wrong shape': misshapen,
-    }
+    faults = {'missing': missing, 'unexpected': list(given.values())}
+    return fitting, faults | {'of the wrong shape': misshapen}
 
 
 def _check_faults(module: nnx.Module, faults: _Faults) -> None:
     """Raises one `UserError` with all that is wrong."""
-    if parts := [
-        f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names
-    ]:
+    parts = [f'{len(names)} {what}: {_shorten(names)}' for what, names in faults.items() if names]
+    if parts:
         raise UserError(
             f'these weights do not fit {type(module).__name__}: {"; ".join(parts)}. Check the'
             ' config.json beside them.'
@@ -125,21 +116,18 @@ def load_into(module: nnx.Module, tensors: Mapping[str, np.ndarray]) -> None:
         else {name: np.shape(value) for name, value in tensors.items()}
     )
     fitting, faults = _fit(module, shapes)
-    filled, broken = [], []
+    state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
+    variables, filled, broken = dict(nnx.to_flat_state(state)), [], []
     for path, name, source, old in fitting:
         array, axes = np.asarray(tensors[source]), _axes(path, old.ndim)
         if not np.isfinite(array).all():
             broken.append(name)
         elif axes is not None:
             array = array.reshape(array.shape[: old.ndim]).transpose(np.argsort(axes))
-        filled.append((path, np.asarray(array, old.dtype, order='C')))
+        value = np.asarray(array, old.dtype, order='C')
+        filled.append((path, variables[path].replace(value)))
     _check_faults(module, faults | {'with NaN or infinity': broken})
-    state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
-    variables = dict(nnx.to_flat_state(state))
-    nnx.update(
-        module,
-        nnx.from_flat_state([(path, variables[path].replace(value)) for path, value in filled]),
-    )
+    nnx.update(module, nnx.from_flat_state(filled))
 
 
 def _modern(name: str, expected: set[str]) -> str:
@@ -147,12 +135,9 @@ def _modern(name: str, expected: set[str]) -> str:
     return _TEXT + name if name not in expected and _TEXT + name in expected else name
 
 
-def _shorten(names: list[str], shown: int = 8) -> str:
-    more = f' and {len(names) - shown} more' if len(names) > shown else ''
-    return ', '.join(names[:shown]) + more
-
-
-# folders ------------------------------------------------------------------------------------------
+def _shorten(names: list[str]) -> str:
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more
 
 
 def write_folder(
@@ -175,22 +160,16 @@ def write_folder(
     if dtype not in DTYPES:
         raise UserError(f'unknown dtype {dtype!r} for weights. Choose from: {", ".join(DTYPES)}.')
     folder, stored = Path(folder), jnp.dtype(dtype)
-    leaves = {name: (path, value) for path, name, value in _leaves(module_or_state)}
+    given = export_tensors(module_or_state)
     with np.errstate(over='ignore'):  # found here, with the names
-        broken = [
-            name
-            for name, (_, value) in leaves.items()
-            if not np.isfinite(np.asarray(value).astype(stored)).all()
-        ]
-    if broken:
+        whole = {name: value.astype(stored, copy=False) for name, value in given.items()}
+    if broken := [name for name, value in whole.items() if not np.isfinite(value).all()]:
         raise UserError(
             f'{folder}: not written, {len(broken)} weights are not finite in {dtype}:'
             f' {_shorten(broken)}.'
         )
     stem = STEMS[1] if 'architectures' in config else STEMS[0]
-    shards = _cut(
-        {name: value.size * stored.itemsize for name, (_, value) in leaves.items()}, max_shard_bytes
-    )
+    shards = _cut({name: value.nbytes for name, value in whole.items()}, max_shard_bytes)
     files = [f'{stem}-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
     files = files if len(files) > 1 else [f'{stem}.safetensors']
     index = folder / f'{stem}.safetensors.index.json'
@@ -198,13 +177,12 @@ def write_folder(
         with explain_os_errors(index):
             index.unlink()  # so that new and old shards are never read together
     for file, names in zip(files, shards, strict=True):
-        tensors = {name: _to_foreign(*leaves[name]).astype(stored, copy=False) for name in names}
+        tensors = {name: whole[name] for name in names}
         write_bytes(folder / file, save(tensors, metadata={'format': 'pt'}))
     if len(files) > 1:
-        size = sum(value.size for _, value in leaves.values()) * stored.itemsize
-        weight_map = {
-            name: file for file, names in zip(files, shards, strict=True) for name in names
-        }
+        size = sum(value.nbytes for value in whole.values())
+        placed = zip(files, shards, strict=True)
+        weight_map = {name: file for file, names in placed for name in names}
         write_json(index, {'metadata': {'total_size': size}, 'weight_map': weight_map})
         files.append(index.name)
     for old in folder.glob('*.safetensors*'):  # what was here before would contradict the new

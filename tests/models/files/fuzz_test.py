@@ -26,7 +26,7 @@ from purify.models.classifiers.pytorch_weights import read_foreign
 from purify.models.classifiers.registry import NETWORKS as CLASSIFIERS
 from purify.models.clip.clip_pixels import read_processor
 from purify.models.files import weights
-from purify.models.files.pipelines import NETWORKS, Pipeline, from_pretrained, save_pretrained
+from purify.models.files.pipelines import MODELS, Pipeline, from_pretrained, save_pretrained
 from purify.models.files.shapes import SHAPES, byte_tokenizer
 from purify.models.files.weights import abstract, abstract_model
 
@@ -127,7 +127,7 @@ def sound(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp('sound')
     networks = {
-        name: filled(abstract_model(NETWORKS[weights_class(config)], config))
+        name: filled(abstract_model(MODELS[weights_class(config)], config))
         for name, config in CONFIGS.items()
     }
     parts = networks | SETTINGS | {'tokenizer': byte_tokenizer(CONFIGS['text_encoder'])}

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import purify.models
 from purify.core.errors import UserError
-from purify.models.files.pipelines import NETWORKS, Pipeline, from_pretrained, save_pretrained
+from purify.models.files.pipelines import MODELS, Pipeline, from_pretrained, save_pretrained
 from purify.models.files.shapes import SHAPES, byte_tokenizer
 from purify.models.files.weights import abstract_model, export_tensors
 
@@ -51,9 +51,7 @@ print(sorted(name for name, part in pipeline.components.items() if part is not N
 def network(part):
     """A network of random weights, made without drawing by jax, which is slow op by op."""
     config = TINY[part]
-    module = abstract_model(
-        NETWORKS[config.get('_class_name') or config['architectures'][0]], config
-    )
+    module = abstract_model(MODELS[config.get('_class_name') or config['architectures'][0]], config)
     rng = np.random.default_rng(len(part))
     state = jax.tree.map(
         lambda x: rng.normal(size=x.shape).astype(x.dtype), nnx.state(module, nnx.Param)
@@ -131,7 +129,7 @@ def test_a_pipeline_comes_back(variation, saved):
     assert pipeline.class_name == variation.class_name
     assert pipeline.parts.keys() == variation.parts.keys()
     for name, class_name in CLASSES.items():
-        assert type(pipeline.parts[name]) is NETWORKS[class_name]
+        assert type(pipeline.parts[name]) is MODELS[class_name]
         same_weights(variation.parts[name], pipeline.parts[name])
     assert pipeline.parts['scheduler'] == TINY['scheduler']
     assert pipeline.parts['feature_extractor'] == TINY['feature_extractor']
@@ -208,7 +206,7 @@ def test_dtype_is_what_networks_compute_in(saved):
 def test_the_class_of_a_transformers_folder_may_be_its_model_type(folder):
     config = folder / 'image_encoder' / 'config.json'
     change_json(config, architectures=...)
-    wanted = NETWORKS['CLIPVisionModelWithProjection']
+    wanted = MODELS['CLIPVisionModelWithProjection']
     assert type(from_pretrained(folder / 'image_encoder')) is wanted
     change_json(config, model_type='bert')
     said = r"describes 'no class'. Supported: AutoencoderKL, CLIPTextModel, "

@@ -6,12 +6,12 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.models.files.hub import COMPONENTS
-from purify.models.files.pipelines import NETWORKS, from_pretrained, save_pretrained
+from purify.models.files.pipelines import MODELS, from_pretrained, save_pretrained, told_class
 from purify.models.files.shapes import (
     PIPELINES,
     SHAPES,
     byte_tokenizer,
-    random_network,
+    draw_weights,
     random_pipeline,
 )
 from purify.models.files.weights import abstract_model
@@ -40,7 +40,7 @@ def arrays(network):
     ],
 )
 def test_networks_have_as_many_parameters_as_the_published_ones(shapes, part, class_name, expected):
-    network = abstract_model(NETWORKS[class_name], SHAPES[shapes][part])
+    network = abstract_model(MODELS[class_name], SHAPES[shapes][part])
     assert sum(array.size for array in arrays(network).values()) == expected
 
 
@@ -77,6 +77,12 @@ def test_a_random_pipeline_is_whole_and_can_be_written_and_read(kind, tmp_path):
                 np.array_equal(value, expected[path])
                 for path, value in arrays(back.parts[name]).items()
             )
+
+
+def random_network(config, *, seed, stream, dtype='float32'):
+    network = abstract_model(MODELS[told_class(config)], config, dtype=dtype)
+    draw_weights(network, seed=seed, stream=stream, dtype=dtype)
+    return network
 
 
 def test_weights_are_a_function_of_seed_and_name_and_never_zero():

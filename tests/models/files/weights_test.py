@@ -85,7 +85,7 @@ def test_names_and_layouts_of_pytorch(zoo):
 def test_written_folders_read_back(zoo, tmp_path, dtype):
     write_folder(zoo, CONFIG, tmp_path / 'new' / 'unet', dtype=dtype)
     assert sorted(p.name for p in (tmp_path / 'new' / 'unet').iterdir()) == ['config.json', FILE]
-    config, tensors = read_folder(tmp_path / 'new', subfolder='unet')
+    config, tensors = read_folder(tmp_path / 'new' / 'unet')
     assert config == CONFIG
     found = {str(value.dtype) for value in load_file(tmp_path / 'new' / 'unet' / FILE).values()}
     assert found == {dtype}
@@ -232,7 +232,7 @@ def test_bfloat16_files_are_read(zoo, folder):
 
 def test_faults_of_folders(folder):
     with pytest.raises(UserError, match='no such folder'):
-        read_folder(folder, subfolder='nowhere')
+        read_folder(folder / 'nowhere')
     (folder / FILE).write_bytes(b'\x10\x00\x00\x00\x00\x00\x00\x00 broken')
     with pytest.raises(UserError, match='not a readable safetensors'):
         read_folder(folder)
@@ -398,7 +398,7 @@ def test_the_pipeline_folder_is_what_is_to_be_converted(folder):
         (inner / name).rename(inner / 'unet' / name)
     (inner / 'model_index.json').write_text('{}')
     with pytest.raises(UserError, match=rf"only diffusion_pytorch_model.bin.* '{inner}'`"):
-        read_folder(inner, subfolder='unet')
+        read_folder(inner / 'unet')
 
 
 def test_new_weights_take_the_place_of_those_of_other_names(zoo, folder):
