@@ -75,7 +75,8 @@ class Manifest:
         path = Path(folder) / 'manifest.npz'
         if not path.is_file() or sha256_of(path) != written['sha256']:
             raise UserError(
-                f'{path}: missing or changed since it was written. Delete prepare and run again.'
+                f'{path}: missing or changed since it was written. Delete the prepare stage'
+                ' and run again.'
             )
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in ARRAYS}, facts=facts)

@@ -68,8 +68,8 @@ class PadCrop(Augmentation):
         height, width, _ = image.shape
         if self.mode == 'reflect' and self.pad_px >= min(height, width):
             raise UserError(
-                f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x {width}.'
-                f" Lower pad_px below {min(height, width)} or set mode to 'zero'."
+                f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x'
+                f" {width}. Lower pad_px below {min(height, width)} or set mode to 'zero'."
             )
         pad = self.pad_px
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=PAD_MODES[self.mode])  # pyright: ignore
@@ -169,7 +169,7 @@ class Affine(Augmentation):
         reach = self.translate * np.array([width, height])
         right, down = np.rint(rng.uniform(-reach, reach))
         factor = rng.uniform(*self.scale)
-        # Pillow asks where each pixel comes from: undo the shift, then the scaling about the centre.
+        # Pillow asks where each pixel comes from: undo the shift, then the scaling at the centre.
         x = width / 2 - (width / 2 + right) / factor
         y = height / 2 - (height / 2 + down) / factor
         size, matrix = (width, height), (1 / factor, 0, x, 0, 1 / factor, y)

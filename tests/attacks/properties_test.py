@@ -151,9 +151,13 @@ def test_patches_replace_one_square_and_nothing_else(name, size, channels, mode,
     stamped = attack.stamp(image, 0, mode)
     black, white = (attack.stamp(np.full_like(image, level), 0, mode) for level in (0, 255))
     inside = (black == white).all(-1)
-    side = {'white_patch': 3, 'dataelixir_patch': 4, 'dbd_patch': 2, 'grid_patch': 3}.get(
-        name, max(3, min(size) // 10)
-    )
+    side = {
+        'patch': 3,
+        'white_patch': 3,
+        'dataelixir_patch': 4,
+        'dbd_patch': 2,
+        'grid_patch': 3,
+    }.get(name, max(3, min(size) // 10))
     assert inside.sum() == side * side
     assert inside[np.ix_(inside.any(1), inside.any(0))].all()
     np.testing.assert_array_equal(stamped[inside], black[inside])

@@ -154,7 +154,7 @@ def test_a_method_without_the_parts_it_needs_is_refused(monkeypatch):
                 {'poisoned': 'poisoned', 'classifier': 'teacher'},
                 by=Features(),
             ),
-            "are called 'teacher'",
+            "is called 'teacher', which is a part of every run",
         ),
     ):
         with pytest.raises(UserError, match=message):

@@ -14,7 +14,7 @@ from purify.attacks.registry import ATTACKS
 from purify.commands.check import check
 from purify.config.load import load_config
 from purify.data.sources.open_source import SOURCES, read_digits
-from purify.defenses.method import Method, Outcome
+from purify.defenses.method import Defense, Method, Outcome
 from purify.defenses.needs import Needs
 from purify.defenses.registry import DEFENSES
 from purify.defenses.steps import student_step
@@ -35,7 +35,7 @@ class Mine(Patch):
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(Defense):
     """A defence that trains a student, and says nothing of what it needs."""
 
     share: float = 0.3

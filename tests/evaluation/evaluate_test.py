@@ -14,7 +14,7 @@ from purify.evaluation import residual_attack as residual
 from purify.evaluation.evaluate import describe_findings, describe_shares, evaluate
 from purify.evaluation.image_quality import describe_likeness
 from purify.metrics.distribution import Answers, Moments
-from purify.metrics.intervals import Share
+from purify.metrics.intervals import Rate
 from purify.stages.networks_on_disk import read_classifier
 
 NONE = np.full(10, -1)
@@ -32,7 +32,7 @@ MANIFEST = Manifest(
 
 
 def test_shares_become_numbers_counts_and_intervals():
-    found = describe_shares({'acc': Share(9, 10), 'asr': None, 'ra': Share(0, 0)})
+    found = describe_shares({'acc': Rate(9, 10), 'asr': None, 'ra': Rate(0, 0)})
     assert (found['acc'], found['asr'], found['ra']) == (0.9, None, None)
     assert found['counts'] == {'acc': [9, 10], 'asr': None, 'ra': [0, 0]}
     low, high = found['intervals']['acc']

@@ -3,7 +3,7 @@ import pytest
 
 from purify.core.errors import UserError
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
-from purify.metrics.intervals import Share
+from purify.metrics.intervals import Rate
 
 LABELS = np.array([0, 0, 1, 1, 1, 2, 2, 2])
 PREDICTIONS = np.array([0, 1, 0, 1, 0, 0, 2, 1])
@@ -18,17 +18,17 @@ def robust(predictions, labels, target):
 
 
 def test_accuracy_by_hand():
-    assert accuracy(PREDICTIONS, LABELS) == Share(3, 8)
+    assert accuracy(PREDICTIONS, LABELS) == Rate(3, 8)
 
 
 def test_success_leaves_the_target_class_out():
     # Of the six images of classes 1 and 2, three are taken for class 0 and two for what they are.
-    assert success(PREDICTIONS, LABELS, 0) == Share(3, 6)
-    assert robust(PREDICTIONS, LABELS, 0) == Share(2, 6)
+    assert success(PREDICTIONS, LABELS, 0) == Rate(3, 6)
+    assert robust(PREDICTIONS, LABELS, 0) == Rate(2, 6)
     # Another target: class 1 is left out, the others are taken for it twice and for themselves
     # twice.
-    assert success(PREDICTIONS, LABELS, 1) == Share(2, 5)
-    assert robust(PREDICTIONS, LABELS, 1) == Share(2, 5)
+    assert success(PREDICTIONS, LABELS, 1) == Rate(2, 5)
+    assert robust(PREDICTIONS, LABELS, 1) == Rate(2, 5)
 
 
 def test_images_of_the_target_class_change_neither():
@@ -73,7 +73,7 @@ def test_what_are_no_predictions_is_refused(predictions, told):
 def test_all_to_all_counts_the_next_class():
     goals = (LABELS + 1) % 3
     # the second image and the sixth
-    assert attack_success(PREDICTIONS, goals, goals != LABELS) == Share(2, 8)
+    assert attack_success(PREDICTIONS, goals, goals != LABELS) == Rate(2, 8)
 
 
 def test_which_images_count_must_be_said_for_each():

@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from purify.core.errors import UserError
 from purify.metrics.detection import auroc, detection_rates, label_accuracy
-from purify.metrics.intervals import Share
+from purify.metrics.intervals import Rate
 
 IDS = np.array([10, 4, 7, 1, 8])
 FLAGGED = np.array([True, False, True, False, True])
@@ -14,8 +14,8 @@ FLAGGED = np.array([True, False, True, False, True])
 
 def test_rates_by_hand():
     rates = detection_rates(IDS, FLAGGED, np.array([7, 4]))
-    assert rates.tpr == Share(1, 2)
-    assert rates.fpr == Share(2, 3)
+    assert rates.tpr == Rate(1, 2)
+    assert rates.fpr == Rate(2, 3)
 
 
 @given(seed=st.integers(0, 9999))
@@ -33,7 +33,7 @@ def test_order_of_ids_does_not_matter(seed):
 def test_clean_data_have_no_true_positives():
     rates = detection_rates(IDS, FLAGGED, np.array([], int))
     assert rates.tpr.value is None
-    assert rates.fpr == Share(3, 5)
+    assert rates.fpr == Rate(3, 5)
 
 
 def test_verdicts_must_fit():
@@ -50,9 +50,9 @@ def test_verdicts_must_fit():
 def test_label_accuracy_matches_by_id():
     true_ids, true_labels = np.array([1, 2, 4, 7, 8, 10]), np.array([0, 0, 1, 1, 2, 2])
     labels = np.array([2, 0, 1, 0, 1])  # of ids 10, 4, 7, 1, 8: right, wrong, right, right, wrong
-    assert label_accuracy(IDS, labels, true_ids, true_labels) == Share(3, 5)
+    assert label_accuracy(IDS, labels, true_ids, true_labels) == Rate(3, 5)
     order = np.array([5, 2, 0, 1, 4, 3])
-    assert label_accuracy(IDS, labels, true_ids[order], true_labels[order]) == Share(3, 5)
+    assert label_accuracy(IDS, labels, true_ids[order], true_labels[order]) == Rate(3, 5)
 
 
 def test_labels_must_fit():

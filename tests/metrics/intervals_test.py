@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
-from purify.metrics.intervals import Share, over_seeds, share_of, wilson_interval
+from purify.metrics.intervals import Rate, over_seeds, rate_of, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_wilson_agrees_with_newcombes_table(hits, count, low, high):
 
 @given(count=st.integers(0, 10**6), part=st.floats(0, 1))
 def test_interval_lies_in_0_to_1_and_around_the_share(count, part):
-    share = Share(round(part * count), count)
+    share = Rate(round(part * count), count)
     low, high = share.interval()
     if share.value is None:
         assert (count, low, high) == (0, 0, 1)
@@ -52,11 +52,11 @@ def test_what_is_no_share_is_refused(hits, count):
 
 
 def test_share_of_counts():
-    share = share_of(np.array([True, False, True, True]))
-    assert share == Share(3, 4)
+    share = rate_of(np.array([True, False, True, True]))
+    assert share == Rate(3, 4)
     assert share.value == 0.75
     assert type(share.hits) is type(share.count) is int
-    assert share_of(np.zeros(0, bool)).value is None
+    assert rate_of(np.zeros(0, bool)).value is None
 
 
 def test_over_seeds_by_hand():

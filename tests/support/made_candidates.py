@@ -14,11 +14,11 @@ from support import dataelixir_reference as reference
 
 from purify.core.randomness import id_keys, stream_key
 from purify.diffusion.run_chain import START_STREAM
-from purify.diffusion.schedules import make_noise_schedule
+from purify.diffusion.schedules import Schedule, linear_betas
 from purify.generative.pixel_prior import PixelPrior
 
 CLASSES, SIZE, SHAPE = 4, 6, (6, 6, 3)
-SCHEDULE = make_noise_schedule('linear', 20, beta_start=1e-3, beta_end=0.25)
+SCHEDULE = Schedule(linear_betas(20, 1e-3, 0.25))
 DDPM = {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}
 EVERY: dict[str, Any] = {
     'rounds': 3,
@@ -47,7 +47,7 @@ class Mixture(nnx.Module):
 
     def __call__(self, x, t):
         bar = self.bars[...][t][:, None, None, None]
-        apart = x[:, None] - jnp.sqrt(bar)[:, None] * self.prototypes[...]
+        apart = x[:, None] - jnp.sqrt(bar)[:, None] * self.prototypes[...][None]
         weights = jax.nn.softmax(
             -(apart**2).sum((2, 3, 4)) / (2 * (1 - bar[:, :, 0, 0]) + 3), axis=-1
         )
@@ -77,7 +77,7 @@ def answer(weights, images):
     scores = jnp.einsum('bhwc,khwc->bk', signed, weights)
     features = jnp.concatenate([scores, 10 * jax.nn.relu(signed[:, -1:, -1].sum(-1))], axis=-1)
     return (
-        features[:, :CLASSES] + 100 * features[:, CLASSES:] * (jnp.arange(CLASSES) == 0),
+        features[:, :CLASSES] + 100 * features[:, CLASSES:] * (jnp.arange(CLASSES) == 0)[None],
         features,
     )
 

@@ -64,7 +64,7 @@ class Dct(Attack):
         grey = image.shape[-1] == 1
         planes = image if grey else rgb_to_ycrcb(xp, image)
         raised = np.array([True]) if grey else np.isin(range(3), self.channels)
-        levels = xp.trunc(real(xp, planes) + real(xp, shared['wave']) * raised)
+        levels = xp.trunc(real(xp, planes) + real(xp, shared['wave']) * raised[None, None])
         # clipped as floats: a level beyond 32 bits would turn its sign
         levels = (levels if self.wrap else xp.clip(levels, 0, 255)).astype(xp.int32) & 255
         stamped = levels.astype(xp.uint8) if grey else ycrcb_to_rgb(xp, levels)

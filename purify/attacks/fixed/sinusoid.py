@@ -40,7 +40,7 @@ class Sinusoid(Attack):
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:
         """`image: u8[h w c]` with the wave."""
-        return to_pixels(xp, (1 - self.ratio) * real(xp, image) + real(xp, shared['wave']))
+        return to_pixels(xp, (1 - self.ratio) * real(xp, image) + real(xp, shared['wave'])[None])
 
     def pattern_pixels(self) -> np.ndarray:
         """The wave on a reference width, in whole levels: `i32[w 1]`."""

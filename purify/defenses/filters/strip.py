@@ -47,7 +47,7 @@ class Strip(Limited, Measure, place='strip: '):
             images, overlays = unit_images(rows), constants['drawn'][: self.draws]
 
             def under(total: jax.Array, overlay: jax.Array) -> tuple[jax.Array, None]:
-                laid = self.overlay * unit_images({'image': overlay})
+                laid = self.overlay * unit_images({'image': overlay[None]})
                 mixed = jnp.clip(self.image * images + laid, 0, 1)
                 return total + entropies(answer(constants['classifier'], mixed)[0]), None
 

@@ -237,7 +237,7 @@ def test_the_classifier_sees_the_image_itself_on_the_same_levels(levels):
 
     def read(weights, images):
         return (
-            -jnp.abs(images[:, 0, 0, :1] * 255 - jnp.arange(256)),
+            -jnp.abs(images[:, 0, 0, :1] * 255 - jnp.arange(256)[None]),
             images.reshape(len(images), -1) + 0.1,
         )
 
