@@ -13,7 +13,7 @@ from purify.core.progress import Bar
 from purify.core.types import Facts
 from purify.engine.stage import Work
 from purify.engine.tables import read_columns, read_table, write_columns
-from purify.metrics.intervals import Share, share_of
+from purify.metrics.intervals import Rate, rate_of
 from purify.metrics.replication import Neighbours
 from purify.report.dissection import Replication
 from purify.stages.train_encoder import describe_encoder
@@ -79,9 +79,9 @@ def read_replication(folder: Path) -> tuple[Facts, dict[str, np.ndarray]]:
 
 def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest) -> Facts:
     """Sums up cosines f32[n] of generated images with their matches, the rows of the manifest."""
-    above = share_of(similarity > np.float32(LIMIT))
+    above = rate_of(similarity > np.float32(LIMIT))
     similarity = similarity.astype(np.float64)
-    hit = share_of(manifest.poisoned[rows]) if manifest.poisoned.any() else None
+    hit = rate_of(manifest.poisoned[rows]) if manifest.poisoned.any() else None
     counted = {'share': above.value, 'count': above.hits, 'interval': _interval(above)}
     return {
         'pairs': len(similarity),
@@ -89,7 +89,7 @@ def describe_pairs(similarity: np.ndarray, rows: np.ndarray, manifest: Manifest)
         'above': {'limit': LIMIT} | counted,
         'poisoned_matches': hit.value if hit else None,
         'poisoned_interval': _interval(hit) if hit else None,
-        'poisoned': share_of(manifest.poisoned).value if hit else None,
+        'poisoned': rate_of(manifest.poisoned).value if hit else None,
         'copied': _describe_copied(similarity, rows, manifest),
     }
 
@@ -101,7 +101,7 @@ def _describe_copied(similarity: np.ndarray, rows: np.ndarray, manifest: Manifes
         return None
     several = copies | np.isin(manifest.ids, manifest.copy_of[copies])
     among = several[rows]
-    share, mean = share_of(among), _mean(similarity[among])
+    share, mean = rate_of(among), _mean(similarity[among])
     counts = {'images': int(several.sum()), 'matches': share.hits}
     return counts | {'share': share.value, 'mean': mean}
 
@@ -122,5 +122,5 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _interval(share: Share) -> list[float] | None:
+def _interval(share: Rate) -> list[float] | None:
     return list(share.interval()) if share.count else None

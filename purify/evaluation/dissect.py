@@ -25,7 +25,7 @@ from purify.metrics.classification import accuracy
 from purify.metrics.composition import Composition, poisoned_share, sort_out
 from purify.metrics.detection import auroc
 from purify.metrics.distribution import Moments, frechet_distance
-from purify.metrics.intervals import Share, share_of
+from purify.metrics.intervals import Rate, rate_of
 from purify.report.dissection import Dissection
 from purify.stages.networks_on_disk import open_classifier, read_classifier
 from purify.train.inference import Rows
@@ -109,8 +109,8 @@ def _judge_judges(work: Work) -> Facts:
     said = _see(work, 'detector', marked, 'marked')[0] == 1
     clean, stamped, faint = (said[marked.variations == kind] for kind in range(3))
     right = np.concatenate([~clean, stamped])
-    shares: dict[str, Share | None] = {'acc': share_of(right), 'tpr': share_of(stamped)}
-    shares |= {'tpr_faint': share_of(faint), 'fpr': share_of(clean)}
+    shares: dict[str, Rate | None] = {'acc': rate_of(right), 'tpr': rate_of(stamped)}
+    shares |= {'tpr_faint': rate_of(faint), 'fpr': rate_of(clean)}
     return judges | {'detector': describe_shares(shares) | {'count': len(clean) + len(stamped)}}
 
 

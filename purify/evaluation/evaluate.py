@@ -25,7 +25,7 @@ from purify.evaluation.residual_attack import measure_residual
 from purify.evaluation.testbench import BROKEN, Bench, advise
 from purify.metrics.classification import accuracy, attack_success, robust_accuracy
 from purify.metrics.detection import auroc, detection_rates, label_accuracy
-from purify.metrics.intervals import Share, pooled
+from purify.metrics.intervals import Rate, pooled
 from purify.stages.models import open_models, weights_of
 from purify.train.inference import Rows, Rule
 
@@ -109,7 +109,7 @@ def describe_answers(bench: Bench, clean: Seen, triggered: Sequence[Seen]) -> Fa
     """Computes a classifier's ACC, ASR and RA from its answers on clean and triggered images."""
     where, classes = clean
     labels = bench.test.labels
-    shares: dict[str, Share | None] = {'acc': accuracy(classes, labels[where])}
+    shares: dict[str, Rate | None] = {'acc': accuracy(classes, labels[where])}
     shares |= {'asr': None, 'ra': None}
     triggers = []
     for attack, (where, hit) in zip(bench.attacks, triggered, strict=True):
@@ -136,7 +136,7 @@ def describe_diffusion(bench: Bench, folder: Path) -> tuple[Facts, Facts]:
     return facts | {'filters': filters}, numbers[shares.index(facts['p_filter'])]
 
 
-def describe_shares(shares: dict[str, Share | None]) -> Facts:
+def describe_shares(shares: dict[str, Rate | None]) -> Facts:
     """Turns shares into values, 'counts' [hits, n] and 'intervals' [low, high]; None if empty."""
     values: Facts = dict.fromkeys(shares)
     counts, intervals = values.copy(), values.copy()

@@ -14,7 +14,7 @@ from purify.defenses.method import Context
 from purify.evaluation.testbench import BROKEN, Bench, advise
 from purify.generative.open_prior import load_variation_model
 from purify.metrics.classification import attack_success
-from purify.metrics.intervals import Share, pooled
+from purify.metrics.intervals import Rate, pooled
 from purify.stages.models import weights_of
 from purify.train.inference import Rule
 
@@ -39,7 +39,7 @@ def measure_residual(bench: Bench, candidates: Candidates) -> Facts:
                 what = f'the prior gave NaN for {broken} triggered test images.'
                 raise UserError(f'{what} {advise(candidates.dtype)}')
             shares.append(attack_success(classes, goals[where], np.ones(len(where), bool)))
-    share: Share | None = pooled(shares) if shares else None
+    share: Rate | None = pooled(shares) if shares else None
     return {
         'residual_asr': share.value if share else None,
         'residual_counts': [share.hits, share.count] if share else None,

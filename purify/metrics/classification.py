@@ -3,16 +3,16 @@
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.metrics.intervals import Share, share_of
+from purify.metrics.intervals import Rate, rate_of
 
 
-def accuracy(predictions: np.ndarray, labels: np.ndarray) -> Share:
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> Rate:
     """ACC: share of `predictions: int[n]` equal to `labels: int[n]`."""
     predictions, labels = _pair(predictions, labels)
-    return share_of(predictions == labels)
+    return rate_of(predictions == labels)
 
 
-def attack_success(triggered: np.ndarray, goals: np.ndarray, among: np.ndarray) -> Share:
+def attack_success(triggered: np.ndarray, goals: np.ndarray, among: np.ndarray) -> Rate:
     """ASR: share of the triggered test images that are classified as the attack wants.
 
     `triggered: int[n]` are predictions, `goals: int[n]` the classes wanted, `among: bool[n]` the
@@ -20,13 +20,13 @@ def attack_success(triggered: np.ndarray, goals: np.ndarray, among: np.ndarray) 
     the attack has any.
     """
     predictions, goals = _pair(triggered, goals)
-    return share_of((predictions == goals)[_mask(among, predictions)])
+    return rate_of((predictions == goals)[_mask(among, predictions)])
 
 
-def robust_accuracy(triggered: np.ndarray, true_labels: np.ndarray, among: np.ndarray) -> Share:
+def robust_accuracy(triggered: np.ndarray, true_labels: np.ndarray, among: np.ndarray) -> Rate:
     """RA: share of triggered test images (as for `attack_success`) given their true label."""
     predictions, labels = _pair(triggered, true_labels)
-    return share_of((predictions == labels)[_mask(among, predictions)])
+    return rate_of((predictions == labels)[_mask(among, predictions)])
 
 
 def _mask(among: np.ndarray, like: np.ndarray) -> np.ndarray:

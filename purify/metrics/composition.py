@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.metrics.intervals import Share, share_of
+from purify.metrics.intervals import Rate, rate_of
 
 GROUPS = 4
 
@@ -50,17 +50,17 @@ class Composition:
         return sum(self.counts)
 
     @property
-    def shares(self) -> list[Share]:
+    def shares(self) -> list[Rate]:
         """Each group's share of all images."""
-        return [Share(count, self.images) for count in self.counts]
+        return [Rate(count, self.images) for count in self.counts]
 
     @property
-    def triggered(self) -> Share:
+    def triggered(self) -> Rate:
         """The share of images with a trigger: amplified where it exceeds `poisoned_share`."""
-        return Share(self.counts[0] + self.counts[1], self.images)
+        return Rate(self.counts[0] + self.counts[1], self.images)
 
 
-def poisoned_share(given: np.ndarray, poisoned: np.ndarray, label: int) -> Share:
+def poisoned_share(given: np.ndarray, poisoned: np.ndarray, label: int) -> Rate:
     """p_t: the poisoned share of training images given `label` (Pan et al. 2024, section 4).
 
     `given: int[n]`, `poisoned: bool[n]`. Where a rate r of N_nt images of other classes is
@@ -69,7 +69,7 @@ def poisoned_share(given: np.ndarray, poisoned: np.ndarray, label: int) -> Share
     given, poisoned = np.asarray(given), _flags('poisoned', poisoned)
     if given.shape != poisoned.shape:
         raise UserError(f'{given.size} labels and {poisoned.size} verdicts. Give both per image.')
-    return share_of(poisoned[given == label])
+    return rate_of(poisoned[given == label])
 
 
 def _flags(name: str, values: np.ndarray) -> np.ndarray:

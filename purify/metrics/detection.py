@@ -6,15 +6,15 @@ import numpy as np
 from scipy import stats
 
 from purify.core.errors import UserError
-from purify.metrics.intervals import Share, share_of
+from purify.metrics.intervals import Rate, rate_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Detection:
     """TPR and FPR: the shares of poisoned and of clean samples that were flagged."""
 
-    tpr: Share
-    fpr: Share
+    tpr: Rate
+    fpr: Rate
 
 
 def detection_rates(ids: np.ndarray, verdicts: np.ndarray, poisoned_ids: np.ndarray) -> Detection:
@@ -35,12 +35,12 @@ def detection_rates(ids: np.ndarray, verdicts: np.ndarray, poisoned_ids: np.ndar
             f'{missing.size} poisoned samples have no verdict (such as id {missing[0]}). Give all.'
         )
     poisoned = np.isin(ids, poisoned_ids)
-    return Detection(tpr=share_of(verdicts[poisoned]), fpr=share_of(verdicts[~poisoned]))
+    return Detection(tpr=rate_of(verdicts[poisoned]), fpr=rate_of(verdicts[~poisoned]))
 
 
 def label_accuracy(
     ids: np.ndarray, labels: np.ndarray, true_ids: np.ndarray, true_labels: np.ndarray
-) -> Share:
+) -> Rate:
     """Share of samples `ids: int[n]` whose `labels: int[n]` are the true ones, in any order.
 
     Samples of the truth that `ids` lacks (a filter drops some) are not counted. Raises `UserError`
@@ -61,7 +61,7 @@ def label_accuracy(
         )
     order = np.argsort(true_ids)
     places = order[np.searchsorted(true_ids, ids, sorter=order)]
-    return share_of(labels == true_labels[places])
+    return rate_of(labels == true_labels[places])
 
 
 def auroc(

@@ -31,7 +31,7 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class Rate:
     """A share with its counts: `hits` of `count` samples."""
 
     hits: int
@@ -47,14 +47,14 @@ class Share:
         return wilson_interval(self.hits, self.count)
 
 
-def share_of(hits: np.ndarray) -> Share:
+def rate_of(hits: np.ndarray) -> Rate:
     """The share of `hits: bool[n]` that are true."""
-    return Share(int(np.count_nonzero(hits)), int(hits.size))
+    return Rate(int(np.count_nonzero(hits)), int(hits.size))
 
 
-def pooled(shares: Sequence[Share]) -> Share:
+def pooled(shares: Sequence[Rate]) -> Rate:
     """The share over all samples; if images repeat in `shares`, its interval is too narrow."""
-    return Share(sum(share.hits for share in shares), sum(share.count for share in shares))
+    return Rate(sum(share.hits for share in shares), sum(share.count for share in shares))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ STAGES = (
 )
 STEM = 32  # channels of B0's first convolution
 LAST = 4  # the last convolution widens the last stage by as much
-WIDEST = 16  # times B0; the widest published network (L2) has 4.3 times its channels
+_WIDEST = 16  # times B0; the widest published network (L2) has 4.3 times its channels
 SQUEEZE = 4  # the gate of a block has its inputs' channels, divided by as much
 
 
@@ -119,9 +119,9 @@ class EfficientNet(ClassifierNetwork):
         rngs: nnx.Rngs,
     ):
         for name, factor in (('width', width), ('depth', depth)):
-            if not is_positive(factor) or factor > WIDEST:
+            if not is_positive(factor) or factor > _WIDEST:
                 raise UserError(
-                    f'an EfficientNet with {name}={factor!r}: set it above 0, up to {WIDEST}.'
+                    f'an EfficientNet with {name}={factor!r}: set it above 0, up to {_WIDEST}.'
                 )
         check_chances('EfficientNet', dropout=dropout, drop_path=drop_path)
         super().__init__(num_classes=num_classes, channels=channels, mean=mean, std=std)

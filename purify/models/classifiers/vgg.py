@@ -25,7 +25,7 @@ from purify.models.classifiers.classifier import (
 )
 
 GRID = 7  # the hidden layers read as many by as many places, whatever the image's size
-WIDEST = 8  # times the first stage's channels
+_WIDEST = 8  # times the first stage's channels
 
 _linear_init = nnx.initializers.normal(0.01)
 
@@ -63,7 +63,7 @@ class VGG(ClassifierNetwork):
         convs, outputs = [], channels
         for stage, depth in enumerate(stages):
             for _ in range(depth):
-                inputs, outputs = outputs, width * min(2**stage, WIDEST)
+                inputs, outputs = outputs, width * min(2**stage, _WIDEST)
                 convs.append(Conv(inputs, outputs, 3, 1, bias=True, dtype=dtype, rngs=rngs))
         self.convs = nnx.List(convs)
         normed = convs if norm != 'none' else []

@@ -26,9 +26,6 @@ _ACTIVATIONS = {'quick_gelu': _quick_gelu, 'gelu': partial(jax.nn.gelu, approxim
 _LEGACY_EOS = 2  # configs written before transformers 4.31 hold this wrong id
 
 
-# the transformer ----------------------------------------------------------------------------------
-
-
 def _layer_norm(c: CLIPConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return blocks.layer_norm(c.hidden_size, c.layer_norm_eps, rngs=rngs)
 
@@ -46,7 +43,7 @@ class CLIPAttention(nnx.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (project() for _ in range(4))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b n width] -> the same."""
+        """Attends within each row: [b n width] -> the same."""
         heads = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         q, k, v = (project(x).reshape(heads) for project in (self.q_proj, self.k_proj, self.v_proj))
         return self.out_proj(attend(q, k, v, causal=self.causal).reshape(x.shape))
@@ -61,15 +58,12 @@ class CLIPMLP(nnx.Module):
         self.fc2 = blocks.linear(c.intermediate_size, c.hidden_size, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b n width] -> the same."""
+        """Changes each token: [b n width] -> the same."""
         return self.fc2(_ACTIVATIONS[self.activation](self.fc1(x)))
 
 
 class CLIPEncoderLayer(nnx.Module):
-    """Attention and MLP, each with a norm before it and a residual round it.
-
-    The residual stream is float32.
-    """
+    """Attention and MLP, each with a norm before it and a residual (in float32) round it."""
 
     def __init__(self, c: CLIPConfig, *, causal: bool, dtype: Any, rngs: nnx.Rngs):
         self.self_attn = CLIPAttention(c, causal=causal, dtype=dtype, rngs=rngs)
@@ -78,7 +72,7 @@ class CLIPEncoderLayer(nnx.Module):
         self.layer_norm2 = _layer_norm(c, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """f32[b n width] -> the same."""
+        """Applies the layer: f32[b n width] -> the same."""
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
@@ -91,13 +85,10 @@ class CLIPEncoder(nnx.Module):
         self.layers = nnx.List([CLIPEncoderLayer(c, **shared) for _ in range(c.num_hidden_layers)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """f32[b n width] -> the same."""
+        """Applies all layers: f32[b n width] -> the same."""
         for layer in self.layers:
             x = layer(x)
         return x
-
-
-# images -------------------------------------------------------------------------------------------
 
 
 class CLIPVisionEmbeddings(nnx.Module):
@@ -114,7 +105,7 @@ class CLIPVisionEmbeddings(nnx.Module):
         self.position_embedding = _embed(1 + (c.image_size // patch) ** 2, width, rngs)
 
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
-        """[b h w c] -> f32[b 1+patches width]."""
+        """Embeds images: [b h w c] -> f32[b 1+patches width]."""
         patches = self.patch_embedding(pixel_values)
         b, rows, columns, width = patches.shape
         patches = patches.reshape(b, rows * columns, width).astype(jnp.float32)
@@ -134,7 +125,7 @@ class CLIPVisionTransformer(nnx.Module):
         self.post_layernorm = _layer_norm(c, rngs)
 
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
-        """[b h w c] -> f32[b 1+patches width], before the last norm."""
+        """Encodes images: [b h w c] -> f32[b 1+patches width], before the last norm."""
         return self.encoder(self.pre_layrnorm(self.embeddings(pixel_values)))
 
 
@@ -184,9 +175,6 @@ class CLIPVisionModelWithProjection(ConfiguredModule):
         return self.visual_projection(normed).astype(jnp.float32)
 
 
-# text ---------------------------------------------------------------------------------------------
-
-
 class CLIPTextEmbeddings(nnx.Module):
     """Embeds tokens and their positions."""
 
@@ -195,7 +183,7 @@ class CLIPTextEmbeddings(nnx.Module):
         self.position_embedding = _embed(c.max_position_embeddings, c.hidden_size, rngs)
 
     def __call__(self, input_ids: jax.Array) -> jax.Array:
-        """i32[b s] -> f32[b s width]."""
+        """Embeds token ids: i32[b s] -> f32[b s width]."""
         places = self.position_embedding(jnp.arange(input_ids.shape[1])[None])
         return self.token_embedding(input_ids).astype(jnp.float32) + places
 
@@ -209,7 +197,7 @@ class CLIPTextTransformer(nnx.Module):
         self.final_layer_norm = _layer_norm(c, rngs)
 
     def __call__(self, input_ids: jax.Array) -> jax.Array:
-        """i32[b s] -> f32[b s width]."""
+        """Encodes token ids: i32[b s] -> f32[b s width]."""
         return self.final_layer_norm(self.encoder(self.embeddings(input_ids)))
 
 

@@ -23,10 +23,7 @@ _NO_MATTER = (
 
 @dataclass(frozen=True)
 class CLIPConfig(ModelConfig):
-    """The fields that both encoders share.
-
-    Raises `UserError` naming the field for what is not supported.
-    """
+    """The fields that both encoders share; a `UserError` names those that are not supported."""
 
     MODEL_TYPE: ClassVar[str]
     PART: ClassVar[str]  # its place in the config.json of a whole CLIP
@@ -39,12 +36,7 @@ class CLIPConfig(ModelConfig):
     layer_norm_eps: float = 1e-5
 
     ALLOWED: ClassVar = {'hidden_act': ('quick_gelu', 'gelu')}
-    COUNTS: ClassVar = (
-        'hidden_size',
-        'intermediate_size',
-        'num_hidden_layers',
-        'num_attention_heads',
-    )
+    COUNTS = ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads')
     POSITIVES: ClassVar = ('layer_norm_eps',)
     NO_MATTER: ClassVar = frozenset(_NO_MATTER)
     OFF: ClassVar = (None, False, '', [], {})
@@ -66,9 +58,8 @@ class CLIPConfig(ModelConfig):
         or are off (None, False, 0, empty), pass; raises `UserError` for the others, and for two
         values of one field.
         """
-        return super().known(
-            cls._part(config) if cls.PART in config or f'{cls.PART}_dict' in config else config
-        )
+        whole = cls.PART in config or f'{cls.PART}_dict' in config
+        return super().known(cls._part(config) if whole else config)
 
     @classmethod
     def _part(cls, config: Mapping[str, Any]) -> Facts:
@@ -110,13 +101,7 @@ class CLIPVisionConfig(CLIPConfig):
     image_size: int = 224
     patch_size: int = 32
 
-    COUNTS: ClassVar = (
-        *CLIPConfig.COUNTS,
-        'projection_dim',
-        'num_channels',
-        'image_size',
-        'patch_size',
-    )
+    COUNTS = (*CLIPConfig.COUNTS, 'projection_dim', 'num_channels', 'image_size', 'patch_size')
 
     def __post_init__(self):
         super().__post_init__()
@@ -146,8 +131,4 @@ class CLIPTextConfig(CLIPConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check(
-            'eos_token_id',
-            lambda value: isinstance(value, int) and 0 <= value <= MOST,
-            'one token id',
-        )
+        self.check('eos_token_id', lambda x: isinstance(x, int) and 0 <= x <= MOST, 'one token id')

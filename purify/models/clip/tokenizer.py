@@ -14,7 +14,7 @@ from purify.core.types import Settings
 from purify.models.clip.tokenizer_files import (
     MAX_LENGTH,
     SPECIAL,
-    SUFFIX,
+    WORD_END,
     Merges,
     added_token,
     read_tokenizer,
@@ -69,7 +69,7 @@ class CLIPTokenizer:
                 f' {unknown!r}. Add it.'
             )
         try:
-            model = BPE(self.vocab, self.merges, unk_token=unknown, end_of_word_suffix=SUFFIX)
+            model = BPE(self.vocab, self.merges, unk_token=unknown, end_of_word_suffix=WORD_END)
         except Exception as error:  # the library raises plain Exception
             raise UserError(
                 f'CLIPTokenizer: the merges do not fit the vocabulary ({error}). Take both from one'
@@ -77,9 +77,8 @@ class CLIPTokenizer:
             ) from error
         tokenizer = Tokenizer(model)
         spaces = normalizers.Replace(Regex(r'\s+'), ' ')
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.NFC(), spaces, normalizers.Lowercase()]
-        )
+        steps = [normalizers.NFC(), spaces, normalizers.Lowercase()]
+        tokenizer.normalizer = normalizers.Sequence(steps)
         words = pre_tokenizers.Split(Regex(_WORDS), behavior='removed', invert=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -10,7 +10,7 @@ from purify.core.errors import UserError
 from purify.core.types import Facts
 from purify.models.files.folders import read_object
 
-SUFFIX = '</w>'  # marks the last symbol of a word
+WORD_END = '</w>'  # marks the last symbol of a word
 MAX_LENGTH = 77  # tokens: CLIP's table of positions
 SPECIAL = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
@@ -115,10 +115,10 @@ def _read_whole(file: Path) -> tuple[dict[str, int], Merges, dict[int, AddedToke
     """(ids of symbols, merges, added tokens by id) of a tokenizer.json."""
     whole = read_object(file)
     model = whole.get('model', {})
-    if model.get('type', 'BPE') != 'BPE' or model.get('end_of_word_suffix') != SUFFIX:
+    if model.get('type', 'BPE') != 'BPE' or model.get('end_of_word_suffix') != WORD_END:
         raise UserError(
-            f'{file}: not a tokenizer of CLIP (BPE with the end of word {SUFFIX!r}). Give that of a'
-            ' CLIP text encoder.'
+            f'{file}: not a tokenizer of CLIP (BPE with words ending in {WORD_END!r}). Give that of'
+            ' a CLIP text encoder.'
         )
     if strange := {name: model[name] for name in _OFF if model.get(name)}:
         raise UserError(
@@ -133,11 +133,8 @@ def _read_whole(file: Path) -> tuple[dict[str, int], Merges, dict[int, AddedToke
 
 
 def _vocab(vocab: Any, file: Path) -> dict[str, int]:
-    if (
-        not isinstance(vocab, dict)
-        or not vocab
-        or not all(isinstance(index, int) and index >= 0 for index in vocab.values())
-    ):
+    filled = isinstance(vocab, dict) and len(vocab) > 0
+    if not filled or not all(isinstance(index, int) and index >= 0 for index in vocab.values()):
         raise UserError(
             f'{file}: needs a vocabulary, an object from symbols to ids. Download it again.'
         )
@@ -149,10 +146,8 @@ def _read_merges(file: Path) -> Merges:
         lines = file.read_text(encoding='utf-8').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{file}: cannot be read ({error}). Download it again.') from error
-    return _pairs(
-        [line.split(' ') for line in lines if line.strip() and not line.startswith('#version')],
-        file,
-    )
+    told = [line for line in lines if line.strip() and not line.startswith('#version')]
+    return _pairs([line.split(' ') for line in told], file)
 
 
 def _pairs(merges: Iterable[Any], file: Path) -> Merges:

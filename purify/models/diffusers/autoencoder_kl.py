@@ -106,7 +106,7 @@ class Encoder(nnx.Module):
         self.conv_out = blocks.conv(widths[-1], 2 * c.latent_channels, 3, **shared)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b h w in_channels] -> [b h/f w/f 2*latent_channels]."""
+        """Encodes images: [b h w in_channels] -> [b h/f w/f 2*latent_channels]."""
         x, keys = self.conv_in(x), blocks.dropout_keys(None)
         for down in self.down_blocks:
             x, _ = down(x, None, keys)
@@ -132,7 +132,7 @@ class Decoder(nnx.Module):
         self.conv_out = blocks.conv(widths[-1], c.out_channels, 3, **shared)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b h w latent_channels] -> [b f*h f*w out_channels]."""
+        """Decodes latents: [b h w latent_channels] -> [b f*h f*w out_channels]."""
         keys = blocks.dropout_keys(None)
         x = self.mid_block(self.conv_in(x), None, keys)
         for up in self.up_blocks:

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.core.types import Facts
 from purify.models.diffusers.attention import attend
 
 Keys = Iterator[jax.Array | None]
+_EXACT: Facts = {'dtype': jnp.float32, 'use_fast_variance': False}
 _zeros = nnx.initializers.zeros_init()
 _spread = nnx.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
@@ -34,14 +36,9 @@ def conv(
 ) -> nnx.Conv:
     """A size x size convolution that keeps the image's size, by the default `padding`."""
     kwargs = {'padding': ((size // 2, size // 2),) * 2} | kwargs
+    init = _zeros if zero else _spread
     return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        kernel_init=_zeros if zero else _spread,
-        dtype=dtype,
-        rngs=rngs,
-        **kwargs,
+        inputs, outputs, (size, size), kernel_init=init, dtype=dtype, rngs=rngs, **kwargs
     )
 
 
@@ -66,25 +63,20 @@ def group_norm(channels: int, groups: int, eps: float, *, rngs: nnx.Rngs) -> nnx
             f'norm_num_groups = {groups} does not divide {channels} channels. Choose a divisor of'
             ' all of them.'
         )
-    return nnx.GroupNorm(
-        channels, groups, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
-    )
+    return nnx.GroupNorm(channels, groups, epsilon=eps, rngs=rngs, **_EXACT)
 
 
 def layer_norm(channels: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer normalisation (Ba et al. 2016) in float32."""
-    return nnx.LayerNorm(
-        channels, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
-    )
+    return nnx.LayerNorm(channels, epsilon=eps, rngs=rngs, **_EXACT)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Sets a share `rate` of x to 0 and scales the rest up; the identity when `key` is None."""
     if key is None or rate == 0:
         return x
-    return jnp.where(
-        jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x)
-    )
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
 
 def dropout_keys(key: jax.Array | None) -> Keys:
@@ -97,15 +89,11 @@ def dropout_keys(key: jax.Array | None) -> Keys:
 def sinusoid(t: jax.Array, channels: int, *, flip_sin_to_cos: bool, freq_shift: float) -> jax.Array:
     """Sines and cosines f32[b channels] of times t [b] (Vaswani et al. 2017, Ho et al. 2020)."""
     half = channels // 2
-    frequencies = jnp.exp(
-        -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
-    )
+    places = jnp.arange(half, dtype=jnp.float32)
+    frequencies = jnp.exp(-math.log(10000) * places / (half - freq_shift))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
-    parts = (
-        [jnp.cos(angles), jnp.sin(angles)]
-        if flip_sin_to_cos
-        else [jnp.sin(angles), jnp.cos(angles)]
-    )
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    parts = parts[::-1] if flip_sin_to_cos else parts
     return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, channels % 2)))
 
 
@@ -117,7 +105,7 @@ class TimestepEmbedding(nnx.Module):
         self.linear_2 = linear(outputs, outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b inputs] -> [b outputs]."""
+        """Embeds times: [b inputs] -> [b outputs]."""
         return self.linear_2(jax.nn.silu(self.linear_1(x)))
 
 
@@ -147,9 +135,8 @@ class ResnetBlock2D(nnx.Module):
         self.conv1 = conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
         self.modulates = time_scale_shift == 'scale_shift'
         if temb_channels is not None:
-            self.time_emb_proj = linear(
-                temb_channels, outputs * (1 + self.modulates), dtype=dtype, rngs=rngs
-            )
+            told = outputs * (1 + self.modulates)
+            self.time_emb_proj = linear(temb_channels, told, dtype=dtype, rngs=rngs)
         self.norm2 = group_norm(outputs, groups, eps, rngs=rngs)
         self.conv2 = conv(outputs, outputs, 3, zero=True, dtype=dtype, rngs=rngs)
         if inputs != outputs:
@@ -160,7 +147,7 @@ class ResnetBlock2D(nnx.Module):
     def __call__(
         self, x: jax.Array, temb: jax.Array | None = None, key: jax.Array | None = None
     ) -> jax.Array:
-        """[b h w inputs], temb [b temb_channels] -> [b h w outputs]; dropout only with a key."""
+        """Applies the block: [b h w inputs] -> [b h w outputs]; dropout only with a key."""
         h = self.conv1(jax.nn.silu(self.norm1(x)))
         time = None if temb is None else self.time_emb_proj(jax.nn.silu(temb))[:, None, None]
         if time is not None and not self.modulates:
@@ -208,7 +195,7 @@ class Attention(nnx.Module):
         self.scale_factor = scale_factor
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b h w channels] -> the same."""
+        """Attends between pixels: [b h w channels] -> the same."""
         b, h, w, c = x.shape
         pixels = (self.group_norm(x) if hasattr(self, 'group_norm') else x).reshape(b, h * w, c)
         heads = (b, h * w, self.heads, c // self.heads)
@@ -225,7 +212,7 @@ class Downsample2D(nnx.Module):
         self.conv = conv(channels, channels, 3, strides=2, padding=pads, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b h w channels] -> [b h/2 w/2 channels]."""
+        """Halves images: [b h w channels] -> [b h/2 w/2 channels]."""
         return self.conv(x)
 
 
@@ -236,5 +223,5 @@ class Upsample2D(nnx.Module):
         self.conv = conv(channels, channels, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b h w channels] -> [b 2h 2w channels]."""
+        """Doubles images: [b h w channels] -> [b 2h 2w channels]."""
         return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))

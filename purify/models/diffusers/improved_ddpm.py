@@ -18,7 +18,7 @@ from purify.core.errors import UserError
 from purify.core.types import Facts
 
 Arrays = dict[str, np.ndarray]
-GROUPS = 32  # of every norm
+_GROUPS = 32  # of every norm
 _MOST = {'size_px': 2**14, 'heads': 2**10, 'steps': 10**5}  # a table has a row for each step
 _NOISES = {'cosine': 'squaredcos_cap_v2', 'linear': 'linear'}
 _TOP = {'input_blocks.0.0': 'conv_in', 'out.0': 'conv_norm_out', 'out.2': 'conv_out'}
@@ -207,8 +207,8 @@ def _config(given: Mapping[str, np.ndarray], levels: list[_Level], flags: Flags)
         'up_block_types': [f'{kind}UpBlock2D' for kind in reversed(kinds)],
         'layers_per_block': len(first.blocks),
         'attention_head_dim': head_dims[-1] if len(attending) == 1 else head_dims,
-        'norm_num_groups': GROUPS,
-        'attn_norm_num_groups': GROUPS,
+        'norm_num_groups': _GROUPS,
+        'attn_norm_num_groups': _GROUPS,
         'resnet_time_scale_shift': 'scale_shift' if told == 2 * first.width else 'default',
         'time_embedding_type': 'learned' if flags.rescale and flags.steps != 1000 else 'positional',
         'num_train_timesteps': flags.steps,

@@ -43,10 +43,8 @@ class ModelConfig:
                     f'{self.OWNER}: {name} = {getattr(self, name)!r} is not supported. Choose from:'
                     f' {allowed}.'
                 )
-        for name in (
-            *self.COUNTS,
-            *(name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None),
-        ):
+        optional = [name for name in self.OPTIONAL_COUNTS if getattr(self, name) is not None]
+        for name in (*self.COUNTS, *optional):
             deep = 'layers' in name
             self.check(name, is_depth if deep else is_count, DEPTH if deep else COUNT)
         for name in self.POSITIVES:
@@ -57,12 +55,9 @@ class ModelConfig:
         value = getattr(self, name)
         many = isinstance(value, tuple) and name in self.PER_LEVEL
         if not all(map(fits, value if many else (value,))) or (many and len(value) != self.levels):
-            each = (
-                f', or one for each of the {self.levels} block_out_channels'
-                if name in self.PER_LEVEL
-                else ''
-            )
-            raise UserError(f'{self.OWNER}: {name} = {value!r} must be {what}{each}.')
+            if name in self.PER_LEVEL:
+                what += f', or one for each of the {self.levels} block_out_channels'
+            raise UserError(f'{self.OWNER}: {name} = {value!r} must be {what}.')
 
     @property
     def levels(self) -> int:
@@ -73,12 +68,8 @@ class ModelConfig:
     def known(cls, config: Mapping[str, Any]) -> Facts:
         """Picks our fields of a config.json; raises `UserError` for others unless they are off."""
         known = {field.name for field in fields(cls)}
-        strange = {
-            k: v
-            for k, v in config.items()
-            if k not in known | cls.NO_MATTER and k[:1] != '_' and v not in cls.OFF
-        }
-        if strange:
+        others = {k: v for k, v in config.items() if k not in known | cls.NO_MATTER}
+        if strange := {k: v for k, v in others.items() if k[:1] != '_' and v not in cls.OFF}:
             raise UserError(
                 f'{cls.OWNER}: these fields of config.json are not supported: {strange}.'
             )
@@ -100,22 +91,14 @@ class LevelsConfig(ModelConfig):
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(
-                value, list
-            ):  # JSON and ml_collections give lists, and a config must be hashable
+            # JSON and ml_collections give lists, and a config must be hashable.
+            if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
             if isinstance(field.default, bool) and field.name not in self.PER_LEVEL:
-                self.check(
-                    field.name,
-                    lambda value: value is None or isinstance(value, bool),
-                    'true or false',
-                )
+                self.check(field.name, lambda x: x is None or isinstance(x, bool), 'true or false')
         widths = self.block_out_channels
-        if (
-            not isinstance(widths, tuple)
-            or not 0 < len(widths) <= LEVELS
-            or not all(map(is_count, widths))
-        ):
+        listed = isinstance(widths, tuple) and 0 < len(widths) <= LEVELS
+        if not listed or not all(map(is_count, widths)):
             raise UserError(
                 f'{self.OWNER}: block_out_channels = {widths!r} must list {COUNT} for each of 1 to'
                 f' {LEVELS} levels.'
@@ -123,11 +106,8 @@ class LevelsConfig(ModelConfig):
         super().__post_init__()
         for name, kinds in (('down_block_types', self.DOWN), ('up_block_types', self.UP)):
             given = getattr(self, name)
-            if (
-                not isinstance(given, tuple)
-                or len(given) != self.levels
-                or not all(kind in tuple(kinds) for kind in given)
-            ):
+            fits = isinstance(given, tuple) and len(given) == self.levels
+            if not fits or not all(kind in tuple(kinds) for kind in given):
                 raise UserError(
                     f'{self.OWNER}: {name} = {given!r} must hold {" or ".join(kinds)} for each of'
                     f' the {self.levels} block_out_channels.'

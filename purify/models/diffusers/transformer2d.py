@@ -52,7 +52,7 @@ class Transformer2DModel(nnx.Module):
         self.proj_out = project(channels, channels, zero=True, **shared)
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        """[b h w channels], context [b s context_width] -> [b h w channels]."""
+        """Applies all blocks: [b h w channels], context [b s context_width] -> [b h w channels]."""
         b, h, w, c = x.shape
         tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
@@ -86,7 +86,7 @@ class BasicTransformerBlock(nnx.Module):
         self.ff = FeedForward(channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        """[b n channels], context [b s context_width] -> [b n channels]."""
+        """Applies the block: [b n channels], context [b s context_width] -> [b n channels]."""
         h = self.norm1(x)
         x = x + self.attn1(h, context if self.only_cross_attention else h)
         x = x + self.attn2(self.norm2(x), context)
@@ -111,7 +111,7 @@ class TokenAttention(nnx.Module):
         self.to_out = nnx.List([blocks.linear(channels, channels, dtype=dtype, rngs=rngs)])
 
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        """[b n channels], context [b s context_width] -> [b n channels]."""
+        """Attends: [b n channels] to the context [b s context_width] -> [b n channels]."""
         q, k, v = (
             projected.reshape(*projected.shape[:2], self.heads, -1)
             for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
@@ -125,12 +125,11 @@ class FeedForward(nnx.Module):
     def __init__(self, channels: int, *, dtype: Any = None, rngs: nnx.Rngs):
         inside = GEGLU(channels, 4 * channels, dtype=dtype, rngs=rngs)
         out = blocks.linear(4 * channels, channels, dtype=dtype, rngs=rngs)
-        self.net: nnx.List[Any] = nnx.List(
-            [inside, None, out]
-        )  # diffusers has a dropout in the middle
+        # Diffusers has a dropout in the middle.
+        self.net: nnx.List[Any] = nnx.List([inside, None, out])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b n channels] -> the same."""
+        """Changes each token: [b n channels] -> the same."""
         return self.net[2](self.net[0](x))
 
 
@@ -141,6 +140,6 @@ class GEGLU(nnx.Module):
         self.proj = blocks.linear(inputs, 2 * outputs, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b n inputs] -> [b n outputs]."""
+        """Projects and gates: [b n inputs] -> [b n outputs]."""
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
         return value * jax.nn.gelu(gate, approximate=False)

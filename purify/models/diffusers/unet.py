@@ -50,30 +50,18 @@ class UNetConfig(LevelsConfig):
         'resnet_time_scale_shift': ('default', 'scale_shift'),
         'class_embed_type': (None,),
     }
-    COUNTS: ClassVar[tuple[str, ...]] = (
-        'in_channels',
-        'out_channels',
-        'layers_per_block',
-        'norm_num_groups',
-    )
+    COUNTS = ('in_channels', 'out_channels', 'layers_per_block', 'norm_num_groups')
     OPTIONAL_COUNTS: ClassVar[tuple[str, ...]] = ('num_class_embeds', 'time_embedding_dim')
     POSITIVES: ClassVar = ('norm_eps', 'mid_block_scale_factor')
 
     def __post_init__(self):
         super().__post_init__()
         half = max(1, self.block_out_channels[0] // 2)
-        self.check(
-            'sample_size',
-            lambda value: value is None or is_size(value),
-            'a positive integer, or two',
-        )
+        sized = lambda x: x is None or is_size(x)
+        self.check('sample_size', sized, 'a positive integer, or two')
         self.check('downsample_padding', lambda value: isinstance(value, int), '0 or 1')
-        self.check(
-            'freq_shift', lambda value: is_number(value) and value < half, f'a number below {half}'
-        )
-        self.check(
-            'dropout', lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)'
-        )
+        self.check('freq_shift', lambda x: is_number(x) and x < half, f'a number below {half}')
+        self.check('dropout', lambda x: is_number(x) and 0 <= x < 1, 'a number in [0, 1)')
 
     @property
     def time_width(self) -> int:
@@ -109,14 +97,8 @@ class UNet(ConfiguredModule):
         c = self._config = config
         shared = {'dtype': dtype, 'rngs': rngs}
         norm = {'groups': c.norm_num_groups, 'eps': c.norm_eps}
-        resnet = partial(
-            blocks.ResnetBlock2D,
-            temb_channels=c.time_width,
-            time_scale_shift=c.resnet_time_scale_shift,
-            dropout=c.dropout,
-            **norm,
-            **shared,
-        )
+        time = {'temb_channels': c.time_width, 'time_scale_shift': c.resnet_time_scale_shift}
+        resnet = partial(blocks.ResnetBlock2D, **time, dropout=c.dropout, **norm, **shared)
         downsample = partial(blocks.Downsample2D, padding=c.downsample_padding, **shared)
         upsample = partial(blocks.Upsample2D, **shared)
 
@@ -141,11 +123,8 @@ class UNet(ConfiguredModule):
         for kind, level in zip(c.up_block_types, reversed(range(c.levels)), strict=True):
             taken = [skips.pop() for _ in range(layers[level] + 1)]
             attends = attention[level] if c.UP[kind] else None
-            parts = {
-                'resnet': resnet,
-                'attention': attends,
-                'upsample': upsample if level else None,
-            }
+            double = upsample if level else None
+            parts = {'resnet': resnet, 'attention': attends, 'upsample': double}
             self.up_blocks.append(UpBlock(width, c.block_out_channels[level], taken, **parts))
             width = c.block_out_channels[level]
         self.conv_norm_out = blocks.group_norm(width, **norm, rngs=rngs)
@@ -182,12 +161,8 @@ class UNet(ConfiguredModule):
     def _tell_time(self, timestep: jax.Array) -> jax.Array:
         """What the time embedding is given of timesteps [b]: f32[b block_out_channels[0]]."""
         c = self._config
-        return blocks.sinusoid(
-            timestep,
-            c.block_out_channels[0],
-            flip_sin_to_cos=c.flip_sin_to_cos,
-            freq_shift=c.freq_shift,
-        )
+        options = {'flip_sin_to_cos': c.flip_sin_to_cos, 'freq_shift': c.freq_shift}
+        return blocks.sinusoid(timestep, c.block_out_channels[0], **options)
 
     def _check(self, sample: jax.Array, class_labels: jax.Array | None) -> None:
         c = self._config

@@ -23,19 +23,9 @@ class UNet2DConfig(UNetConfig):
     one row for each timestep. Raises `UserError` naming the field for what is not supported.
     """
 
-    down_block_types: tuple[str, ...] = (
-        'DownBlock2D',
-        'AttnDownBlock2D',
-        'AttnDownBlock2D',
-        'AttnDownBlock2D',
-    )
+    down_block_types: tuple[str, ...] = ('DownBlock2D', *['AttnDownBlock2D'] * 3)
     mid_block_type: str | None = 'UNetMidBlock2D'
-    up_block_types: tuple[str, ...] = (
-        'AttnUpBlock2D',
-        'AttnUpBlock2D',
-        'AttnUpBlock2D',
-        'UpBlock2D',
-    )
+    up_block_types: tuple[str, ...] = (*['AttnUpBlock2D'] * 3, 'UpBlock2D')
     block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
     downsample_type: str = 'conv'
     upsample_type: str = 'conv'

@@ -27,19 +27,9 @@ class UNet2DConditionConfig(UNetConfig):
 
     in_channels: int = 4
     out_channels: int = 4
-    down_block_types: tuple[str, ...] = (
-        'CrossAttnDownBlock2D',
-        'CrossAttnDownBlock2D',
-        'CrossAttnDownBlock2D',
-        'DownBlock2D',
-    )
+    down_block_types: tuple[str, ...] = (*['CrossAttnDownBlock2D'] * 3, 'DownBlock2D')
     mid_block_type: str | None = 'UNetMidBlock2DCrossAttn'
-    up_block_types: tuple[str, ...] = (
-        'UpBlock2D',
-        'CrossAttnUpBlock2D',
-        'CrossAttnUpBlock2D',
-        'CrossAttnUpBlock2D',
-    )
+    up_block_types: tuple[str, ...] = ('UpBlock2D', *['CrossAttnUpBlock2D'] * 3)
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     only_cross_attention: bool | tuple[bool, ...] = False
     cross_attention_dim: int | tuple[int, ...] = 1280
@@ -65,24 +55,11 @@ class UNet2DConditionConfig(UNetConfig):
         'conv_out_kernel': (1, 3),
         'attention_type': ('default',),
     }
-    NO_MATTER: ClassVar = frozenset(
-        {'addition_embed_type_num_heads'}
-    )  # not off by default, yet of nothing that is supported
-    PER_LEVEL: ClassVar = (
-        'layers_per_block',
-        'only_cross_attention',
-        'cross_attention_dim',
-        'transformer_layers_per_block',
-        'attention_head_dim',
-    )
-    COUNTS: ClassVar = (
-        *UNetConfig.COUNTS,
-        'cross_attention_dim',
-        'transformer_layers_per_block',
-        'attention_head_dim',
-        'conv_in_kernel',
-        'conv_out_kernel',
-    )
+    # Not off by default, yet of nothing that is supported.
+    NO_MATTER: ClassVar = frozenset({'addition_embed_type_num_heads'})
+    _SIZES = ('cross_attention_dim', 'transformer_layers_per_block', 'attention_head_dim')
+    PER_LEVEL: ClassVar = ('layers_per_block', 'only_cross_attention', *_SIZES)
+    COUNTS: ClassVar = (*UNetConfig.COUNTS, *_SIZES, 'conv_in_kernel', 'conv_out_kernel')
 
     def __post_init__(self):
         super().__post_init__()
@@ -96,16 +73,9 @@ class UNet2DConditionConfig(UNetConfig):
 
     def _context_widths(self) -> set[int]:
         widths = self.per_level('cross_attention_dim')
-        used = {
-            width
-            for kind, width in zip(self.down_block_types, widths, strict=True)
-            if self.DOWN[kind]
-        }
-        used |= {
-            width
-            for kind, width in zip(self.up_block_types, reversed(widths), strict=True)
-            if self.UP[kind]
-        }
+        down = zip(self.down_block_types, widths, strict=True)
+        up = zip(self.up_block_types, reversed(widths), strict=True)
+        used = {width for kind, width in (*down, *up) if {**self.DOWN, **self.UP}[kind]}
         return used | ({widths[-1]} if self.mid_block_type else set())
 
     @property
@@ -172,12 +142,8 @@ class UNet2DConditionModel(UNet):
         and for class labels that are missing or not wanted.
         """
         shape = encoder_hidden_states.shape
-        if (
-            len(shape) != 3
-            or shape[:1] != sample.shape[:1]
-            or shape[1] == 0
-            or shape[2] != self.context_width
-        ):
+        fits = len(shape) == 3 and shape[:1] == sample.shape[:1] and shape[1] > 0
+        if not fits or shape[2] != self.context_width:
             raise UserError(
                 f'UNet2DConditionModel: encoder_hidden_states must be [b s {self.context_width}]'
                 f' (cross_attention_dim) with the b of the sample {sample.shape}, got {shape}.'

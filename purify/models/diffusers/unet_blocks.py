@@ -13,9 +13,8 @@ from flax import nnx
 from purify.models.diffusers import blocks
 
 MakeResnet = Callable[[int, int], blocks.ResnetBlock2D]  # inputs, outputs
-Make = Callable[
-    [int], Any
-]  # channels -> attention, called with (x, *context); or a Downsample2D, an Upsample2D
+# Channels -> attention, called with (x, *context); or a Downsample2D, an Upsample2D.
+Make = Callable[[int], Any]
 
 
 class DownBlock(nnx.Module):
@@ -65,7 +64,7 @@ class MidBlock(nnx.Module):
     def __call__(
         self, x: jax.Array, temb: jax.Array | None, keys: blocks.Keys, *context: jax.Array
     ) -> jax.Array:
-        """[b h w c] -> the same."""
+        """Applies the blocks: [b h w c] -> the same."""
         x = self.resnets[0](x, temb, next(keys))
         if hasattr(self, 'attentions'):
             x = self.attentions[0](x, *context)

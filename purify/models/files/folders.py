@@ -18,12 +18,12 @@ from purify.core.types import Facts
 from purify.models.files.tensors import Tensors
 
 # of diffusers, of transformers, of its pickles once converted
-STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')
-FILE = f'{STEMS[0]}.safetensors'
+FILE_STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')
+FILE = f'{FILE_STEMS[0]}.safetensors'
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 _HALF = r'\.(?:fp|bf)16'  # marks a copy in half precision
-WEIGHTS = re.compile(  # whole, a shard or the index of shards
-    rf'(?:{"|".join(STEMS)})(?:{_HALF})?(?P<shard>-\d+-of-\d+)?(?:{_HALF})?\.'
+WEIGHT_FILES = re.compile(  # whole, a shard or the index of shards
+    rf'(?:{"|".join(FILE_STEMS)})(?:{_HALF})?(?P<shard>-\d+-of-\d+)?(?:{_HALF})?\.'
     rf'(?P<format>safetensors|{"|".join(suffix[1:] for suffix in PICKLES)})'
     rf'(?P<index>\.index(?:{_HALF})?\.json)?'
 )
@@ -32,7 +32,7 @@ _DAY_S = 24 * 60 * 60  # what a slow download may take from a folder's first fil
 _CONVERT = (
     'import pathlib, re, sys, torch, safetensors.torch as s; p = pathlib.Path(sys.argv[1]); '
     "h = {f.parent for f in p.rglob('*.safetensors*') if"
-    f" re.fullmatch('({'|'.join(STEMS)})([.](fp|bf)16)?[.]safetensors"
+    f" re.fullmatch('({'|'.join(FILE_STEMS)})([.](fp|bf)16)?[.]safetensors"
     "([.]index([.](fp|bf)16)?[.]json)?', f.name)}; "
     "w = [(f, f.with_suffix('.safetensors')) for f in ([p] if p.is_file() else"
     " p.rglob('*model*.bin'))]; "
@@ -70,7 +70,7 @@ def conversion(path: str | Path) -> str:
 def refuse_pickles(folder: Path, names: list[str]) -> UserError:
     """The error for a folder with pickled weights only, which says how to make it readable."""
     told = f'{folder}: holds no safetensors weights, only {", ".join(names)}.'
-    if any(name.endswith('.bin') and WEIGHTS.fullmatch(name) for name in names):
+    if any(name.endswith('.bin') and WEIGHT_FILES.fullmatch(name) for name in names):
         whole = (folder.parent / 'model_index.json').is_file()
         return UserError(f'{told} {conversion(folder.parent if whole else folder)}')
     converted = Path(names[0]).with_suffix('.safetensors').name
@@ -84,7 +84,7 @@ def refuse_pickles(folder: Path, names: list[str]) -> UserError:
 
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds safetensors under a name that `read_folder` knows."""
-    found = (WEIGHTS.fullmatch(path.name) for path in folder.glob('*.safetensors*'))
+    found = (WEIGHT_FILES.fullmatch(path.name) for path in folder.glob('*.safetensors*'))
     return any(match['format'] == 'safetensors' for match in found if match)
 
 
@@ -135,7 +135,7 @@ def read_folder(folder: str | Path) -> tuple[Facts, Tensors]:
         )
     config = read_object(folder / 'config.json')
     names = sorted(path.name for path in folder.iterdir())
-    matches = {name: match for name in names if (match := WEIGHTS.fullmatch(name))}
+    matches = {name: match for name in names if (match := WEIGHT_FILES.fullmatch(name))}
     found = {name: match for name, match in matches.items() if match['format'] == 'safetensors'}
     if not found:
         if pickles := [name for name in names if Path(name).suffix in PICKLES]:
@@ -207,7 +207,7 @@ def _check_age(folder: Path, files: list[Path], pickles: list[str]) -> None:
     newer = [path for path in times if times[path] > read.stat().st_mtime]
     if not newer or read.is_symlink():
         return
-    weights = [path for path in newer if WEIGHTS.fullmatch(path.name)]
+    weights = [path for path in newer if WEIGHT_FILES.fullmatch(path.name)]
     newest = max(weights or newer, key=times.__getitem__)
     old, new = (
         datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime('%Y-%m-%d %H:%M UTC')

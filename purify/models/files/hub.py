@@ -9,8 +9,8 @@ from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.types import Facts
 from purify.models.files.folders import (
+    FILE_STEMS,
     PICKLES,
-    STEMS,
     conversion,
     has_weights,
     read_object,
@@ -150,7 +150,7 @@ def _patterns(subfolders: Iterable[str]) -> list[str]:
         for part in subfolders
         for suffix in _SUFFIXES.get(part, ('json', 'txt', 'safetensors'))
     ]
-    return [*_TOP, *(f'{stem}[.-]*safetensors*' for stem in STEMS), *inside]
+    return [*_TOP, *(f'{stem}[.-]*safetensors*' for stem in FILE_STEMS), *inside]
 
 
 def _without_weights(folder: Path, subfolders: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.files import explain_os_errors, write_bytes, write_json
 from purify.models.files.dtypes import DTYPES
-from purify.models.files.folders import STEMS, WEIGHTS, is_half, read_folder
+from purify.models.files.folders import FILE_STEMS, WEIGHT_FILES, is_half, read_folder
 from purify.models.files.tensors import Tensors
 
 SHARD_BYTES = 5 * 10**9
@@ -168,7 +168,7 @@ def write_folder(
             f'{folder}: not written, {len(broken)} weights are not finite in {dtype}:'
             f' {_shorten(broken)}.'
         )
-    stem = STEMS[1] if 'architectures' in config else STEMS[0]
+    stem = FILE_STEMS[1] if 'architectures' in config else FILE_STEMS[0]
     shards = _cut({name: value.nbytes for name, value in whole.items()}, max_shard_bytes)
     files = [f'{stem}-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
     files = files if len(files) > 1 else [f'{stem}.safetensors']
@@ -186,7 +186,7 @@ def write_folder(
         write_json(index, {'metadata': {'total_size': size}, 'weight_map': weight_map})
         files.append(index.name)
     for old in folder.glob('*.safetensors*'):  # what was here before would contradict the new
-        if WEIGHTS.fullmatch(old.name) and not is_half(old.name) and old.name not in files:
+        if WEIGHT_FILES.fullmatch(old.name) and not is_half(old.name) and old.name not in files:
             with explain_os_errors(old):
                 old.unlink()
     write_json(folder / 'config.json', dict(config))
