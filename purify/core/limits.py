@@ -125,7 +125,7 @@ def limits(kind: type) -> dict[str, Limit]:
 
 
 def short(value: Any) -> str:
-    """`value` as it is written, cut where it would fill a page."""
+    """Writes a value as Python does, cut where it would fill a page."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number of more than 4300 digits

@@ -35,7 +35,7 @@ class Augmentation(Limited, transforms.RandomMap):
         """The changed image u8[h w c] of `image: u8[h w c]`."""
 
     def random_map(self, record: Mapping[str, Any], rng: np.random.Generator) -> Facts:
-        """`record` with its image changed; grain calls this."""
+        """Changes the image of a record; grain calls this."""
         image = record['image']
         if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
             raise UserError(
@@ -119,7 +119,7 @@ class ColourJitter(Augmentation):
     hue: Annotated[float, number(least=0, most=0.5)] = 0.0
 
     def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The same scene in other light, u8[h w c]."""
+        """The scene in other light, u8[h w c]."""
         strengths = np.array([self.brightness, self.contrast, self.saturation])
         factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
         shift = rng.uniform(-self.hue, self.hue)

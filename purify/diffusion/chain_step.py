@@ -53,7 +53,7 @@ class Sampler:
 
     @property
     def steps(self) -> int:
-        """k, the number of network calls."""
+        """The number k of network calls."""
         return len(self.timesteps)
 
     def at(self, name: str, i: Any) -> jax.Array:
@@ -66,7 +66,7 @@ class Sampler:
         return {'x': x} | {name: jnp.zeros_like(x) for name in self.keeps}
 
     def network_input(self, carry: Carry, i: Any) -> tuple[jax.Array, jax.Array]:
-        """(x f32[b h w c], t [b]) to call the network with at call i."""
+        """What the network is called with at call i: (x f32[b h w c], t [b])."""
         return carry['x'], jnp.full(carry['x'].shape[:1], jnp.asarray(self.timesteps)[i])
 
     def step(self, carry: Carry, i: Any, output: jax.Array, noise: jax.Array | None) -> Carry:
@@ -134,12 +134,12 @@ class LinearMultistep(Sampler):
     keeps: ClassVar[tuple[str, ...]] = ('base', 'last_1', 'last_2', 'last_3')
 
     def init(self, x: jax.Array) -> Carry:
-        """As in `Sampler`; the start is kept, because the second call starts over from it."""
+        """Makes the carry; the start is kept, because the second call starts over from it."""
         carry = super().init(x)
         return carry | {'base': carry['x']}
 
     def step(self, carry: Carry, i: Any, output: jax.Array, noise: jax.Array | None) -> Carry:
-        """As in `Sampler`, without noise."""
+        """Makes the carry after call i, without noise."""
         output, _ = split_variance(output, carry['x'].shape[-1])
         now, kind = output.astype(jnp.float32), self.prediction
         if self.average == 'eps':

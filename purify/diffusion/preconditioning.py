@@ -80,7 +80,7 @@ class Preconditioning:
         return (self.sigma_data / total) ** 2 * x + level * self.sigma_data / total * answer
 
     def to_diffusers(self) -> Facts:
-        """scheduler_config.json of diffusers' EDMEulerScheduler."""
+        """Writes the scheduler_config.json of diffusers' EDMEulerScheduler."""
         return {
             '_class_name': 'EDMEulerScheduler',
             'num_train_timesteps': self.levels,

@@ -17,7 +17,7 @@ from purify.diffusion.schedules import PREDICTIONS, Schedule, per_image
 def x0_and_eps(
     prediction: str, output: jax.Array, x: jax.Array, alpha: Any, sigma: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """(x_0, eps) that a network's output on x = alpha x_0 + sigma eps stands for, f32.
+    """Reads (x_0, eps), f32, off a network's output on x = alpha x_0 + sigma eps.
 
     Raises `UserError` for an unknown prediction.
     """
@@ -34,7 +34,7 @@ def x0_and_eps(
 def read_output(
     schedule: Schedule, output: jax.Array, x: jax.Array, t: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(x_0, eps), f32, from the network's output on noisy images x at timesteps t i32[b]."""
+    """Reads (x_0, eps), f32, off a network's output on noisy images x at timesteps t i32[b]."""
     alpha = per_image(np.sqrt(schedule.alphas_cumprod), t, x)
     sigma = per_image(np.sqrt(1 - schedule.alphas_cumprod), t, x)
     return x0_and_eps(schedule.prediction, output, x, alpha, sigma)

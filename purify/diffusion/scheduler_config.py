@@ -131,7 +131,7 @@ _SDE = {'algorithm_type': 'sde-dpmsolver++'}  # 'dpmpp_2m' with this is 'sde'
 
 
 def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
-    """`config` with another sampler, one of `SAMPLERS`, as diffusers' `from_config` changes it.
+    """Gives a config another of the `SAMPLERS`, as diffusers' `from_config` does.
 
     Where the file does not say whether x_0 is clipped, it is not. Raises `UserError` for unknown
     names, for the file of another scheduler class that holds no betas (flow matching), and for

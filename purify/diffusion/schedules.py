@@ -74,7 +74,7 @@ class Schedule:
         return 1.0 if self.set_alpha_to_one else float(self.alphas_cumprod[0])
 
     def alpha_sigma(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(alpha, sigma) f64[n] at timesteps t [n]; between integers the ratio is interpolated."""
+        """The levels (alpha, sigma) f64[n] at timesteps t [n]; their ratio is interpolated."""
         ratio = np.interp(t, np.arange(self.steps), np.sqrt(1.0 / self.alphas_cumprod - 1.0))
         alpha = 1.0 / np.sqrt(1.0 + ratio**2)
         return alpha, ratio * alpha

@@ -35,7 +35,7 @@ def make_timesteps(
     steps_offset: int = 0,
     sampler: str = 'ddim',
 ) -> np.ndarray:
-    """`steps` descending timesteps out of `0 ... train_steps-1`, spaced as in diffusers.
+    """Makes `steps` descending timesteps out of `0 ... train_steps-1`, spaced as in diffusers.
 
     Lin et al. 2024, table 2. i64[steps]; f64 for `euler` with 'linspace', the one case with
     fractions. `dpmpp_2m` and `sde` spread one point more and leave out the cleanest. `steps_offset`

@@ -81,8 +81,9 @@ class Chain:
         return source.outside or self.folder(source.stage) / source.sub
 
     def confined(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """While open, this process can open nothing in the store but that stage's own folder and
-        its inputs: no other run's either, and nothing that is still to be made.
+        """While open, this process opens nothing in the store but a stage's own folder and inputs.
+
+        No other run's folders either, and nothing that is still to be made.
         """
         sources = self.stages[name].inputs.values()
         given = [self.path(source) for source in sources if source.stage or source.outside]

@@ -61,7 +61,7 @@ class Composition:
 
 
 def poisoned_share(given: np.ndarray, poisoned: np.ndarray, label: int) -> Rate:
-    """p_t: the poisoned share of training images given `label` (Pan et al. 2024, section 4).
+    """The poisoned share p_t of training images given `label` (Pan et al. 2024, section 4).
 
     `given: int[n]`, `poisoned: bool[n]`. Where a rate r of N_nt images of other classes is
     relabelled to a target of N_t, it is r N_nt / (r N_nt + N_t).

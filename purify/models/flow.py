@@ -31,7 +31,7 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class AffineMap(Transform):
-    """u = exp(s) z + t, with s held within +-2 by a tanh (Dinh et al. 2017, eq. 8)."""
+    """Scales and shifts: u = exp(s) z + t, s within +-2 by a tanh (Dinh et al. 2017, eq. 8)."""
 
     numbers: ClassVar[int] = 2
 

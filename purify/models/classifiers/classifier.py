@@ -120,7 +120,7 @@ class ClassifierNetwork(nnx.Module):
         return self.head(self.features(images, train=train, key=key))
 
     def normalise(self, images: jax.Array) -> jax.Array:
-        """(images - mean) / std. Raises `UserError` for images of other channels."""
+        """Normalises images by mean and std; raises `UserError` for those of other channels."""
         if images.shape[-1] != self.channels:
             raise UserError(
                 f'images of shape {images.shape} have {images.shape[-1]} channels, the network was'

@@ -24,7 +24,7 @@ _kernel_init = nnx.initializers.he_normal()
 
 
 class DenseLayer(nnx.Module):
-    """norm-relu-conv twice (1x1 to `inner` channels, 3x3 to `growth`), appended to its input."""
+    """Twice norm-relu-conv (1x1 to `inner` channels, 3x3 to `growth`), appended to its input."""
 
     def __init__(
         self, inputs: int, inner: int, growth: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -35,7 +35,7 @@ class DenseLayer(nnx.Module):
         self.convs = nnx.List([conv(*step) for step in plan])
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`x: [b h w inputs]` -> `[b h w inputs + growth]`."""
+        """Applies the layer: `x: [b h w inputs]` -> `[b h w inputs + growth]`."""
         y = x
         for norm, conv in zip(self.norms, self.convs, strict=True):
             y = conv(jax.nn.relu(norm(y, train)))
@@ -43,14 +43,14 @@ class DenseLayer(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """norm-relu-conv 1x1 to fewer channels, then 2 x 2 means; drops an odd last row or column."""
+    """A 1x1 norm-relu-conv to fewer channels, then 2 x 2 means; drops an odd last row or column."""
 
     def __init__(self, inputs: int, outputs: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm = Norm(inputs, norm, rngs=rngs)
         self.conv = Conv(inputs, outputs, 1, 1, kernel_init=_kernel_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`x: [b h w inputs]` -> `[b h/2 w/2 outputs]`."""
+        """Halves images: `x: [b h w inputs]` -> `[b h/2 w/2 outputs]`."""
         return nnx.avg_pool(self.conv(jax.nn.relu(self.norm(x, train))), (2, 2), strides=(2, 2))
 
 
@@ -108,7 +108,7 @@ class DenseNet(ClassifierNetwork):
         self.head = nnx.Linear(outputs, num_classes, kernel_init=head_init, rngs=rngs)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
-        """See `ClassifierNetwork`."""
+        """Applies the stem."""
         x = self.stem(images)
         if self.stem_norm is not None:
             x = jax.nn.relu(self.stem_norm(x, train))
@@ -125,7 +125,7 @@ class DenseNet(ClassifierNetwork):
         return x
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """See `ClassifierNetwork`: a transition and a stage; the last ends in a norm and relu."""
+        """Applies a transition and a stage; the last ends in a norm and relu."""
         x = self.transitions[number - 1](x, train) if number else x
         for place in self.members(number):
             x = self.blocks[place](x, train)

@@ -35,7 +35,7 @@ SQUEEZE = 4  # the gate of a block has its inputs' channels, divided by as much
 
 
 def widened(channels: int, factor: float) -> int:
-    """`channels` times `factor`, as a multiple of 8 not below nine tenths of it (section 5)."""
+    """Widens to channels * factor, as a multiple of 8 not below nine tenths of it (section 5)."""
     goal = channels * factor
     near = max(8, int(goal + 4) // 8 * 8)
     return near + 8 if near < 0.9 * goal else near
@@ -49,7 +49,7 @@ class Gate(nnx.Module):
         self.excite = Conv(inner, channels, 1, 1, bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`x: [b h w c]` -> the same shape."""
+        """Scales the channels of `x: [b h w c]`."""
         means = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
         return x * jax.nn.sigmoid(self.excite(jax.nn.silu(self.squeeze(means))))
 
@@ -86,7 +86,7 @@ class Inverted(nnx.Module):
         self.rate = rate
 
     def __call__(self, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """`x: [b h w inputs]` -> `[b h/stride w/stride outputs]`."""
+        """Applies the block: `x: [b h w inputs]` -> `[b h/stride w/stride outputs]`."""
         y = x
         for conv, norm in zip(self.widen, self.widen_norms, strict=True):
             y = jax.nn.silu(norm(conv(y), train))
@@ -145,11 +145,11 @@ class EfficientNet(ClassifierNetwork):
         self.head = nnx.Linear(LAST * outputs, num_classes, kernel_init=init, rngs=rngs)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
-        """See `ClassifierNetwork`."""
+        """Applies the stem."""
         return jax.nn.silu(self.stem_norm(self.stem(images), train))
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """See `ClassifierNetwork`: a stage; the last ends in the last convolution."""
+        """Applies a stage; the last ends in the last convolution."""
         for place in self.members(number):
             own = None if key is None else jax.random.fold_in(key, place)
             x = self.blocks[place](x, train, own)

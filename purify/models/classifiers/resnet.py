@@ -26,7 +26,7 @@ _head = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 class PostBlock(nnx.Module):
-    """conv-norm-relu twice ('basic') or 1x1, 3x3, 1x1 ('bottleneck'), the shortcut added, relu."""
+    """Twice conv-norm-relu ('basic') or 1x1, 3x3, 1x1 ('bottleneck'), the shortcut added, relu."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class PostBlock(nnx.Module):
         self.shortcut_norm = Norm(self.outputs, norm, rngs=rngs) if reshape else None
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`x: [b h w inputs]` -> `[b h/stride w/stride outputs]`."""
+        """Applies the block: `x: [b h w inputs]` -> `[b h/stride w/stride outputs]`."""
         y = x
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             y = norm(conv(jax.nn.relu(y) if number else y), train)
@@ -63,7 +63,7 @@ class PostBlock(nnx.Module):
 
 
 class PreBlock(nnx.Module):
-    """norm-relu-conv twice, plus a shortcut, whose convolution reads the first relu, unnormed."""
+    """Twice norm-relu-conv, plus a shortcut, whose convolution reads the first relu, unnormed."""
 
     def __init__(
         self, inputs: int, width: int, stride: int, norm: str, *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -76,7 +76,7 @@ class PreBlock(nnx.Module):
         self.shortcut = Conv(inputs, width, 1, stride, dtype=dtype, rngs=rngs) if reshape else None
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`x: [b h w inputs]` -> `[b h/stride w/stride outputs]`."""
+        """Applies the block: `x: [b h w inputs]` -> `[b h/stride w/stride outputs]`."""
         y = jax.nn.relu(self.norms[0](x, train))
         if self.shortcut is not None:
             x = self.shortcut(y)
@@ -139,7 +139,7 @@ class ResNet(ClassifierNetwork):
         self.head = nnx.Linear(outputs, num_classes, kernel_init=_head, bias_init=bias, rngs=rngs)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
-        """See `ClassifierNetwork`."""
+        """Applies the stem."""
         x = self.stem(images)
         if self.stem_norm is not None:
             x = jax.nn.relu(self.stem_norm(x, train))
@@ -148,7 +148,7 @@ class ResNet(ClassifierNetwork):
         return x
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """See `ClassifierNetwork`: a stage; nothing is dropped."""
+        """Applies a stage; nothing is dropped."""
         for place in self.members(number):
             x = self.blocks[place](x, train)
         return x

@@ -74,7 +74,7 @@ class VGG(ClassifierNetwork):
         self.head = nnx.Linear(hidden, num_classes, **linear)
 
     def enter(self, images: jax.Array, train: bool) -> jax.Array:
-        """See `ClassifierNetwork`."""
+        """Returns images as they are; raises `UserError` for those that are too small."""
         smallest = 2 ** len(self.stages)
         if min(images.shape[1:3]) < smallest:
             raise UserError(
@@ -84,7 +84,7 @@ class VGG(ClassifierNetwork):
         return images
 
     def group(self, number: int, x: jax.Array, train: bool, key: jax.Array | None) -> jax.Array:
-        """See `ClassifierNetwork`: a stage, after the max pool of the one before it."""
+        """Applies a stage, after the max pool of the one before it."""
         x = _halved(x) if number else x
         for place in self.members(number):
             x = self.convs[place](x)

@@ -39,7 +39,7 @@ class Processor(NamedTuple):
     std: np.ndarray
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of an image before it is cropped, cut to whole pixels."""
+        """The (height, width) of an image before it is cropped, cut to whole pixels."""
         if isinstance(self.size, tuple):
             return self.size
         return self.size * height // min(height, width), self.size * width // min(height, width)

@@ -17,7 +17,7 @@ from purify.models.diffusers.attention import attend
 
 
 class Transformer2DModel(nnx.Module):
-    """`layers` transformer blocks on the pixels of [b h w channels], with their residual.
+    """Transformer blocks, `layers` of them, on the pixels of [b h w channels], with their residual.
 
     `context_width` is the last axis of the context. `linear_projection` makes proj_in and proj_out
     projections instead of 1x1 convolutions, which differ in the layout of their weights alone.

@@ -18,7 +18,7 @@ Make = Callable[[int], Any]
 
 
 class DownBlock(nnx.Module):
-    """`layers` residual blocks, each with `attention` if there is any, then `downsample` if any."""
+    """Residual blocks, `layers` of them, each with `attention` if any, then `downsample` if any."""
 
     def __init__(
         self,
