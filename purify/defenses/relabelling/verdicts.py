@@ -165,7 +165,7 @@ class Relabel(Limited, Decision, place='defense.'):
         confused = one_way(labels, strange, best, len(scores)) > ONE_WAY
         types = {label: NON_DISRUPTIVE for label in present if near[label] > 1 and beyond[label]}
         if asked:
-            types |= {label: MISLABELLED for label in present if confused[label]}
+            types |= {label: MISLABELLED for label in types if confused[label]}
         if crowded <= 1:
             bent = [label for label in present if tails[label].suspect and label not in types]
             types |= dict.fromkeys(bent, DISRUPTIVE)
