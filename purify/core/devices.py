@@ -48,7 +48,9 @@ def start(
             ' --coordinator=auto alone, or none of them.'
         )
     if explicit and not 0 <= (host_id or 0) < (hosts or 0):
-        raise UserError(f'--host-id={host_id} with --hosts={hosts}: choose 0 to hosts - 1.')
+        raise UserError(
+            f'--host-id={host_id} with --hosts={hosts}: choose 0 to {(hosts or 0) - 1}.'
+        )
     if coordinator:  # jax's own preemption service would take SIGTERM away from `core.preemption`
         jax.config.update('jax_enable_preemption_service', False)
     if coordinator == 'auto':

@@ -45,7 +45,8 @@ def explain_os_errors(path: Path) -> Iterator[None]:
             ) from error
         if number in BLOCKED:
             raise UserError(
-                f'{path}: cannot be made ({os.strerror(number)}). Move what is in the way.'
+                f'{path}: cannot be made ({os.strerror(number)}). Move what is in the way, or'
+                ' choose another --workdir.'
             ) from error
         raise
 

@@ -62,7 +62,7 @@ def test_half_a_cluster_is_refused(monkeypatch, coordinator, hosts, host_id):
 
 
 def test_a_host_number_out_of_range_is_refused():
-    with pytest.raises(UserError, match='--host-id=2 with --hosts=2: choose 0 to hosts - 1'):
+    with pytest.raises(UserError, match='--host-id=2 with --hosts=2: choose 0 to 1'):
         devices.start('127.0.0.1:1234', 2, 2)
 
 

@@ -49,7 +49,7 @@ def test_an_unwritable_folder_is_named(tmp_path, monkeypatch, number):
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     (tmp_path / 'run').write_text('not a folder')
     for path in (tmp_path / 'run' / 'x.json', tmp_path / 'run' / 'deep' / 'x.json'):
-        with pytest.raises(UserError, match=r'run.*x\.json: cannot be made.*in the way'):
+        with pytest.raises(UserError, match=r'run.*x\.json: cannot be made.*in the way.*--workdir'):
             files.write_bytes(path, b'')
 
 

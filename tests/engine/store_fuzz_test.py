@@ -140,7 +140,7 @@ def read_network(folder):
 
 
 def read_diffused(folder):
-    read_json(folder / diffusion_answers.FACTS, diffusion_answers.Facts)
+    read_json(folder / diffusion_answers.FACTS, diffusion_answers.Asked)
     read_table(folder / diffusion_answers.CLEAN)
 
 

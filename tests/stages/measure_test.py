@@ -61,10 +61,8 @@ class Against(Measure):
 
     def rule(self, models, context):
         def rule(constants, rows):
-            apart = rows['image'][:, None].astype(jnp.float32) - constants['drawn'].astype(
-                jnp.float32
-            )
-            return {'apart': jnp.abs(apart).max((2, 3, 4))}
+            own, drawn = rows['image'].astype(jnp.float32), constants['drawn'].astype(jnp.float32)
+            return {'apart': jnp.abs(own[:, None] - drawn[None]).max((2, 3, 4))}
 
         return rule
 

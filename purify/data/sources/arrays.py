@@ -75,7 +75,8 @@ def _read_npz(
                 f'{file}: {name} are {values.dtype}{list(values.shape)}; they must be integers [n].'
             )
         if len(pixels) != len(values):
-            raise UserError(f'{file}: {len(pixels)} images but {len(values)} {name}; give as many.')
+            counts = f'{len(pixels)} images but {len(values)} {name}'
+            raise UserError(f'{file}: {counts}, which must agree.')
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < 2**31:
             raise UserError(
                 f'{file}: {name} run from {values.min()} to {values.max()}; they must lie in 0 to'
