@@ -95,7 +95,9 @@ class DatasetWriter:
     def finish(self, lengths: Sequence[int]) -> None:
         """Writes TFDS's metadata, once all shards (with `lengths` records each) are there."""
         if self.pending():
-            raise UserError(f'{self.folder}: shards {self.pending()} are missing. {AGAIN}')
+            raise UserError(
+                f'{self.folder}: shards {self.pending()} are missing; run the stage again.'
+            )
         names = {'dataset_name': self.name, 'split': self.split, 'filetype_suffix': 'array_record'}
         template = tfds.core.ShardedFileTemplate(data_dir=epath.Path(self.folder), **names)
         size = sum(self.path(shard).stat().st_size for shard in range(self.shards))

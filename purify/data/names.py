@@ -41,7 +41,7 @@ def check_class_names(source: str, names: Sequence[str]) -> None:
     if twins := next((group for group in alike.values() if len(group) > 1), None):
         raise UserError(
             f'source {source}: class names that differ in their Unicode form alone:'
-            f' {tell_apart(twins)}. Rename one.'
+            f' {tell_apart(twins)}. Rename all but one.'
         )
 
 

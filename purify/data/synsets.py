@@ -34,7 +34,8 @@ def caption_names(class_names: Sequence[str]) -> list[str]:
     if shared := next((words for words, count in Counter(names).items() if count > 1), None):
         alike = [name for name, words in zip(class_names, names, strict=True) if words == shared]
         raise UserError(
-            f'classes {", ".join(map(repr, alike))} would have one caption, {shared!r}. Rename one.'
+            f'classes {", ".join(map(repr, alike))} would have one caption, {shared!r}. Rename all'
+            ' but one.'
         )
     return names
 

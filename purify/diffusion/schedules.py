@@ -6,7 +6,6 @@ al. 2020, eq. 4). Tables are float64 NumPy arrays; what reaches a device is floa
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,14 +107,25 @@ SCHEDULES: Registry[Callable[..., np.ndarray]] = Registry(
 )
 
 
-def make_noise_schedule(name: str, steps: int, **settings: Any) -> Schedule:
-    """Makes the schedule called `name` with `steps` timesteps and other `settings` of `Schedule`.
+def make_noise_schedule(
+    name: str,
+    steps: int,
+    *,
+    prediction: str = 'epsilon',
+    set_alpha_to_one: bool = True,
+    clip_sample: bool = True,
+    clip_range: float = 1.0,
+    **shape: float,
+) -> Schedule:
+    """Makes the schedule called `name` with `steps` timesteps; `shape` goes to the betas.
 
-    Raises `UserError` for unknown names, and for values out of range.
+    `shape` is `beta_start=` and `beta_end=`. Raises `UserError` for unknown names and arguments,
+    and for values out of range.
     """
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise UserError(f'steps must be a positive integer, got {steps!r}.')
-    return Schedule(SCHEDULES.make(name, int(steps)), **settings)
+    betas = SCHEDULES.make(name, int(steps), **shape)
+    return Schedule(betas, prediction, set_alpha_to_one, clip_sample, clip_range)
 
 
 def per_image(table: np.ndarray, t: jax.Array, like: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ from purify.report.findings import Findings, Row
 from purify.report.markup import MarkupTable
 from purify.report.words import MISSING, say_class, say_number, say_percent
 
-MOST_ROWS = 24  # of the table: the named classes and those nearest to it, where there are more
+MOST_ROWS = 24  # of the table: the named classes and those nearest to being named
 _TESTS = (
     'S_ND is asked first: a class that it names is non-disruptive whatever S_D says. S_D is the'
     ' share of a class that looks like no class: the images to which no other class gives a'

@@ -101,7 +101,7 @@ def test_a_restart_writes_only_what_is_missing(tmp_path):
     before = writer.path(0).stat().st_mtime_ns
     again = make_writer(tmp_path)
     assert again.pending() == [1]
-    with pytest.raises(UserError, match=r'shards \[1\] are missing'):
+    with pytest.raises(UserError, match=r'shards \[1\] are missing; run the stage again'):
         again.finish([3, 3, 1])
     again.write(1, records(range(3, 6)))
     again.finish([3, 3, 1])

@@ -112,7 +112,7 @@ def test_other_names_keep_their_words(name, words):
     'names', [('fire_truck', 'ant', 'fire truck'), ('tench', 'n01440764'), ('012.bee', 'bee')]
 )
 def test_two_classes_with_one_caption_are_refused(names):
-    said = r'^classes .* would have one caption, .*Rename one'
+    said = r'^classes .* would have one caption, .*Rename all but one'
     with pytest.raises(UserError, match=said) as caught:
         caption_names(names)
     assert repr(names[0]) in str(caught.value)

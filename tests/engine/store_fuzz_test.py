@@ -287,9 +287,7 @@ def test_what_done_says_is_checked_before_the_report_adds_it_up(stages):
 
 
 def test_every_field_of_every_file_is_checked(stages):
-    """Each in turn is of another type, then missing, which few may be; a table's facts are the
-    method's own business.
-    """
+    """Each in turn is of another type, then missing; a table's facts are the method's own."""
     whole, store = stages
     chain = Chain(whole, store)
     readers = {name: read for name, (_, read) in WRITERS.items()} | {'prepare': read_prepared}

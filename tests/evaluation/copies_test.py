@@ -150,7 +150,7 @@ class Comparing(Defense):
 
 def test_copies_are_found_by_the_file_of_sscd(tmp_path, monkeypatch):
     monkeypatch.setitem(DEFENSES, 'comparing', Comparing)
-    monkeypatch.setattr(sscd.sscd_pixels, '__defaults__', (20,))
+    monkeypatch.setattr(sscd, 'EDGE', 20)
     write(tmp_path / 'sscd.safetensors')
     copies = (
         '--config.attack.replicated_images=3',

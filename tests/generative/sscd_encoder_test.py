@@ -36,7 +36,7 @@ def write(file, layout='published', but=()):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Looks at 12 px in place of 288."""
-    monkeypatch.setattr(sscd.sscd_pixels, '__defaults__', (12,))
+    monkeypatch.setattr(sscd, 'EDGE', 12)
 
 
 @pytest.mark.parametrize('layout', ['published', 'torchvision'])

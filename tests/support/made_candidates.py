@@ -14,11 +14,11 @@ from support import dataelixir_reference as reference
 
 from purify.core.randomness import id_keys, stream_key
 from purify.diffusion.run_chain import START_STREAM
-from purify.diffusion.schedules import Schedule, linear_betas
+from purify.diffusion.schedules import make_noise_schedule
 from purify.generative.pixel_prior import PixelPrior
 
 CLASSES, SIZE, SHAPE = 4, 6, (6, 6, 3)
-SCHEDULE = Schedule(linear_betas(20, 1e-3, 0.25))
+SCHEDULE = make_noise_schedule('linear', 20, beta_start=1e-3, beta_end=0.25)
 DDPM = {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}
 EVERY: dict[str, Any] = {
     'rounds': 3,

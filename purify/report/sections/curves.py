@@ -98,7 +98,7 @@ def _is_number(value: object) -> bool:
 
 
 def thin_out(line: Curve) -> Curve:
-    """Keeps `MAX_POINTS` of a line: the extremes of each stretch, so that no spike is lost."""
+    """Keeps at most `MAX_POINTS` of a line, the extremes of each stretch: no spike is lost."""
     if len(line) <= MAX_POINTS:
         return line
     kept = {0, len(line) - 1}

@@ -37,7 +37,7 @@ def section(run: Finished) -> Section | None:
 
 
 def make_grids(samples: Sequence[Sample], kind: str) -> tuple[list[Grid], int]:
-    """Lays samples of one kind out in grids of `MAX_COLUMNS`; says how many were left out."""
+    """Lays samples of one kind out in grids of up to `MAX_COLUMNS`; says how many were left out."""
     chosen = [sample for sample in samples if sample['kind'] == kind]
     shown = chosen[:MAX_SAMPLES]
     starts = range(0, len(shown), MAX_COLUMNS)

@@ -33,7 +33,7 @@ def open_with(folder, train, test=GOOD, channels=3):
             {'images': PIXELS},
             r'train\.npz: has no array labels; give images u8\[n h w c\], labels \[n\]',
         ),
-        (GOOD | {'images': PIXELS[:5]}, r'train\.npz: 5 images but 6 labels; give as many'),
+        (GOOD | {'images': PIXELS[:5]}, r'train\.npz: 5 images but 6 labels, which must agree'),
         (GOOD | {'images': PIXELS / np.float32('nan')}, r'train\.npz: images hold NaN or infinity'),
         (
             GOOD | {'images': PIXELS.astype(np.float32)},
