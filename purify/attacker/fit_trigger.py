@@ -240,7 +240,8 @@ def shape_trigger(known: Known) -> None:
     _check_batch(settings)
     if (start := settings.get('init_from')) and not user_path(start).is_dir():
         raise UserError(
-            f'trigger.init_from={start}: no such folder. Give that of a checkpoint, or leave it.'
+            f'trigger.init_from={start}: no such folder. Give that of a checkpoint, or leave it'
+            ' empty.'
         )
 
     def fit(build: Build, make: MakeTask, name: str = '', **changes: Any) -> Facts:

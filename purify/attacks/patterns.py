@@ -55,7 +55,8 @@ def draw_pattern(name: str, size_px: int, colours: tuple[str, ...]) -> np.ndarra
     which, multiple = PATTERNS[name][1:]
     if size_px % multiple:
         raise UserError(
-            f'size_px={size_px}: pattern {name!r} is cut; choose a multiple of {multiple}.'
+            f'size_px={size_px}: pattern {name!r} is cut in {multiple}; choose a multiple of'
+            f' {multiple}.'
         )
     palette = np.array([parse_colour(colour) for colour in colours], np.uint8)
     return palette[which(size_px, *np.indices((size_px, size_px)))]

@@ -64,7 +64,8 @@ def read_picture(path: str) -> np.ndarray:
     """
     if not path:
         raise UserError(
-            "pattern 'picture' needs an image file. Set path to one, or choose 'cartoon'."
+            "pattern 'picture' needs an image file. Set path to one, or choose 'cartoon'"
+            " or 'noise'."
         )
     file = user_path(path)
     if not file.exists():

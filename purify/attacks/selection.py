@@ -129,7 +129,8 @@ def poison_count(rules: Rules, labels: np.ndarray) -> int:
             classes = np.unique(labels)
             span = f'{classes[0]} to {classes[-1]}' if classes.size else 'none: it is empty'
             raise UserError(
-                f'target={target} is not a class of this dataset (classes: {span}). Choose another.'
+                f'target={target} is not a class of this dataset (classes: {span}). Set target to'
+                ' one of them.'
             )
     of_target = int(np.isin(labels, rules.targets).sum())
     sizes = {'all': labels.size, 'nontarget': labels.size - of_target, 'target': of_target}

@@ -68,13 +68,13 @@ def _prior(known: Known, fetched: bool) -> Any:
                 "prior.data='reference', but source.reference='none': no images to train it on."
             )
         return found.attempt('prior', lambda: shape_prior(known, part))
-    opened = _opened(config)
     if fetched or _is_local(part['load']):
         find = lambda: prior_folder(part['load'], part['revision'])[0]
-        return found.attempt('prior', lambda: load_variation_model(find(), weights=False, **opened))
+        load = lambda: load_variation_model(find(), weights=False, **_opened(config))
+        return found.attempt('prior', load)
     model = _wanted_prior(config['defense']) if 'defense' in config else 'pixel'
     _note_download(found, 'prior', part)
-    return found.attempt('prior', lambda: published_prior(model, **opened))
+    return found.attempt('prior', lambda: published_prior(model, **_opened(config)))
 
 
 def _wanted_prior(defense: Settings) -> str:

@@ -50,8 +50,9 @@ def make_denoiser(settings: Settings, graph: Any, classes: int = 0) -> tuple[Tas
 
     A prior has no `objective` and is told no classes: it learns the noise of its `schedule`.
     """
-    plain = {'name': 'ddpm', 'schedule': settings.get('schedule'), 'drop': 0.0}
-    objective, size_px = settings.get('objective', plain), settings['network']['sample_size']
+    objective, size_px = settings.get('objective'), settings['network']['sample_size']
+    if objective is None:
+        objective = {'name': 'ddpm', 'schedule': settings['schedule'], 'drop': 0.0}
     rest = (size_px, settings['ema_decay'], classes, objective['drop'])
     if objective['name'] == 'ddpm':
         schedule = read_schedule(objective['schedule'])

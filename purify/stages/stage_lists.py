@@ -99,8 +99,8 @@ def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[S
     """
     if step.name in where:
         raise UserError(
-            f'a step of the defence is called {step.name!r}, which is a part of every run. Give it'
-            ' another name.'
+            f'a step of the defence is called {step.name!r}, a name that is taken already. Give it'
+            ' another.'
         )
     inputs, seeds, kind = inputs_of(where, step, config), config['seeds'], KINDS[step.kind]
     if step.kind == 'classifier':

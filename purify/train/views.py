@@ -59,7 +59,8 @@ class Views(Limited, place='views: '):
         super().__post_init__()
         if len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UserError(
-                f'views: crop={self.crop} is no range of shares: 0 < low <= high <= 1. Change it.'
+                f'views: crop={self.crop} is no range of shares. Set it to (low, high),'
+                ' 0 < low <= high <= 1.'
             )
 
     def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:

@@ -154,7 +154,7 @@ def test_a_method_without_the_parts_it_needs_is_refused(monkeypatch):
                 {'poisoned': 'poisoned', 'classifier': 'teacher'},
                 by=Features(),
             ),
-            "is called 'teacher', which is a part of every run",
+            "is called 'teacher', a name that is taken already",
         ),
     ):
         with pytest.raises(UserError, match=message):

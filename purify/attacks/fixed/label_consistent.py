@@ -83,7 +83,8 @@ class LabelConsistent(Attack):
         super().__post_init__()
         if not (self.surrogate is None or isinstance(self.surrogate, Surrogate)):
             raise UserError(
-                f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for test images.'
+                f'surrogate={self.surrogate!r} is no Surrogate. Give one, or None for the modes'
+                ' test and cover.'
             )
 
     def parameters(self) -> Facts:

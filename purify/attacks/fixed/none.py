@@ -22,7 +22,8 @@ class RelabelOnly(Attack):
         super().__post_init__()
         if self.scheme == 'clean_label' and not isinstance(self, NoAttack):
             raise UserError(
-                "relabel_only with scheme='clean_label' changes nothing. Choose another scheme."
+                "relabel_only with scheme='clean_label' changes nothing. Choose another scheme, or"
+                " the attack 'none'."
             )
 
     def apply(self, xp: Any, image: Any, shared: Arrays, drawn: Arrays) -> Any:

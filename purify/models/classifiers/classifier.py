@@ -126,7 +126,7 @@ class ClassifierNetwork(nnx.Module):
                 f'images of shape {images.shape} have {images.shape[-1]} channels, the network was'
                 f' built for {self.channels}. Build it with the channels of the dataset.'
             )
-        mean, std = jnp.float32([self.mean, self.std])[:, None, None, None]  # each [1 1 1 c]
+        mean, std = (jnp.float32(x)[None, None, None] for x in (self.mean, self.std))  # [1 1 1 c]
         return (images - mean) / std
 
 

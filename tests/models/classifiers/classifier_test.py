@@ -10,6 +10,7 @@ from purify.core.errors import UserError
 from purify.models.classifiers import efficientnet
 from purify.models.classifiers.classifier import drop
 from purify.models.classifiers.registry import NETWORKS
+from purify.models.classifiers.resnet import ResNet
 from purify.models.files.weights import abstract
 
 OWN = {
@@ -155,3 +156,10 @@ def test_members_of_groups_count_through_all_blocks():
     wanted = [(0, 6), (6, 18), (18, 42), (42, 58)]
     assert [(x.start, x.stop) for x in map(network.members, range(4))] == wanted
     assert len(network.blocks) == 58
+
+
+def test_one_mean_goes_with_a_deviation_for_each_channel():
+    options = {'num_classes': 2, 'channels': 3, 'width': 4, 'mean': (0.5,), 'std': (0.1, 0.2, 0.4)}
+    network = ResNet(**options, stages=(1,), rngs=nnx.Rngs(0))
+    found = network.normalise(jnp.full((2, 4, 4, 3), 0.6))
+    np.testing.assert_allclose(found, np.broadcast_to([1.0, 0.5, 0.25], (2, 4, 4, 3)), rtol=1e-5)
