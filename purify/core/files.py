@@ -158,6 +158,7 @@ def user_path(text: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f'{str(text)!r:.200}: not a usable path ({reason}). Write the path out in full.'
+            f'{str(text)!r:.200}: not a usable path ({reason}). Write the path out in full,'
+            ' or choose another.'
         ) from error
     return path

@@ -88,7 +88,7 @@ def _find(
     wanted = {row: (int(ids[row]), int(candidate[row])) for row in chosen}
     if missing := [pair for pair in wanted.values() if pair not in offered]:
         raise UserError(
-            f'{split.folder}: no input holds candidate {missing[0][1]} of image {missing[0][0]},'
-            f' nor {len(missing) - 1} others. Give the step that makes them as input `replaced...`.'
+            f'{split.folder}: no input holds candidate {missing[0][1]} of image {missing[0][0]}'
+            f' ({len(missing)} are missing). Give the step that makes them as input `replaced...`.'
         )
     return {row: offered[pair] for row, pair in wanted.items()}

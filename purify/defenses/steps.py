@@ -26,7 +26,7 @@ def purified_steps(student: Settings) -> tuple[Step, Step]:
 
 
 def at_constant_rate(optim: Settings) -> Facts:
-    """Takes an optimiser its schedule: the rate stays as it is."""
+    """Drops the schedule of an optimiser: the rate stays as it is."""
     kept = {name: value for name, value in optim.items() if name not in ('drops', 'factor')}
     return kept | {'schedule': 'constant', 'warmup': 0.0}
 
@@ -65,7 +65,10 @@ class Simclr:
 
 
 def simclr(network: Settings, *, epochs: float, lr: float = 3e-4, **changes: Any) -> Facts:
-    """Makes the settings of `Simclr` with the Adam, rate and batch of Sabolić 2024."""
+    """Makes the settings of `Simclr` with the Adam, rate and batch of Sabolić 2024.
+
+    How many epochs is not published.
+    """
     optim = OPTIMIZERS.part('adam', lr=lr, b2=0.99)
     return asdict(Simclr(network, optim, float(epochs), **changes))
 

@@ -161,7 +161,9 @@ def _kept(steps: int, strength: float) -> int:
     if 0 < strength <= 1 and int(steps * strength) >= 1:
         return int(steps * strength)
     if steps == 1:
-        raise UserError(f'strength={strength}: a single step takes strength 1 only; choose it.')
+        raise UserError(
+            f'strength={strength}: a single step takes strength 1 only; choose it, or more steps.'
+        )
     least = math.ceil(1000 / steps) / 1000
     raise UserError(
         f'strength={strength} of {steps} steps leaves none: choose from {least:g} to 1.'

@@ -115,7 +115,8 @@ def check_known(config: Mapping[str, Any], kind: str) -> None:
     known = {key for key in config if key in _KNOWN or key[:1] == '_'}
     if strange := {k: v for k, v in config.items() if k not in known and v not in (None, False)}:
         raise UserError(
-            f'scheduler_config.json: settings that are not supported: {strange}. Choose another.'
+            f'scheduler_config.json: settings that are not supported: {strange}. Choose'
+            ' another scheduler.'
         )
 
 

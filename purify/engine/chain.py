@@ -13,7 +13,7 @@ from purify.core.progress import say
 from purify.core.seal import sealed
 from purify.core.types import Facts
 from purify.core.writers import Writer
-from purify.engine.finished import DONE, Done, check_files, hash_folder, read_done
+from purify.engine.finished import DONE, PRINT, Done, check_files, hash_folder, read_done
 from purify.engine.stage import Input, Stage, Work
 from purify.train.cost import COST_FILE, Cost, Totals, summarize
 
@@ -81,13 +81,15 @@ class Chain:
         return source.outside or self.folder(source.stage) / source.sub
 
     def confined(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """While open, this process opens nothing in the store but a stage's own folder and inputs.
+        """While open, this process opens no folder of a stage but that stage's own and its inputs.
 
-        No other run's folders either, and nothing that is still to be made.
+        No other run's either, whatever it is called, and none that is still to be made.
         """
+        there = [at for at in self.store.iterdir() if PRINT.fullmatch(at.name) or is_stage(at)]
+        still = [folder for folder in map(self.folder, self.stages) if not folder.exists()]
         sources = self.stages[name].inputs.values()
         given = [self.path(source) for source in sources if source.stage or source.outside]
-        return sealed(self.store, but=[self.folder(name), *given])
+        return sealed(*there, *still, but=[self.folder(name), *given])
 
     def done(self, name: str) -> Done:
         """What a finished stage says of itself: settings, inputs, cost, its files.
@@ -194,6 +196,11 @@ class Chain:
         per_s = totals.get('images_per_s')
         rate = f', {per_s:,.0f} images/s' if per_s else ''
         say(f'{stage.name}: done in {totals["seconds"]:.1f} s{rate}')
+
+
+def is_stage(folder: Path) -> bool:
+    """Whether a stage wrote this folder, be it unfinished or a copy under another name."""
+    return (folder / DONE).exists() or (folder / COST_FILE).exists()
 
 
 def _on_lead(act: Callable[[], None]) -> None:

@@ -191,7 +191,7 @@ def _refuse_broken(ids: np.ndarray, dtype: str) -> None:
         named = ', '.join(map(str, ids[:8].tolist()))
         cure = 'The weights of a model may be broken: load them again.'
         if dtype != 'float32':
-            cure = f'Computing in {dtype} may overflow: try float32.'
+            cure = f'Computing in {dtype} may overflow: try float32. Else a model is broken.'
         raise UserError(
             f'the models gave NaN for {len(ids)} images of a batch (ids {named}). {cure}'
         )

@@ -174,8 +174,9 @@ def describe_findings(folder: Path | None, manifest: Manifest) -> Facts:
     found |= _rates(ids, flagged, poisoned)
     found['target_labels'] = table.facts.get('target_labels')
     found['auroc'] = _separation(table, manifest)
-    given, _ = _given_and_poisoned(manifest, ids)
-    moved = np.zeros(len(ids), np.bool_) if labels is None else labels != given
+    moved = np.zeros(len(ids), np.bool_)
+    if labels is not None:
+        moved = labels != _given_and_poisoned(manifest, ids)[0]
     counted = {'flagged': flagged, 'dropped': ~keep, 'relabelled': keep & moved}
     sums = {name: int(column.sum()) for name, column in counted.items()}
     found['found'] = {'images': len(ids)} | sums

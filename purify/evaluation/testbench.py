@@ -112,7 +112,7 @@ class Bench:
 def advise(dtype: str) -> str:
     """Says what to do where a diffusion model that computes in `dtype` gave what is no number."""
     if dtype != 'float32':
-        return f'Computing in {dtype} may overflow: try defense.dtype=float32.'
+        return f'Computing in {dtype} may overflow: try float32.'
     return 'A model that it asks may be broken: load another one.'
 
 

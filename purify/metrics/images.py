@@ -119,10 +119,12 @@ def _pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for images in (a, b):
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape[-3:]:
             raise UserError(
-                f'images to compare are {images.dtype}{list(images.shape)}. Give u8[n h w c].'
+                f'images to compare are {images.dtype}{list(images.shape)}. Give u8[n h w c] or'
+                ' u8[h w c].'
             )
     if a.shape != b.shape:
         raise UserError(
-            f'images of shapes {list(a.shape)} and {list(b.shape)} cannot be compared. Resize one.'
+            f'images of shapes {list(a.shape)} and {list(b.shape)} cannot be compared. Give'
+            ' pairs of one shape.'
         )
     return (a[None], b[None]) if a.ndim == 3 else (a, b)

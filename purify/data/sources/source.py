@@ -62,7 +62,10 @@ class Source:
 def root_of(path: str) -> Path:
     """The folder of a source, '~' written out. Raises `UserError` where none is given."""
     if not path:
-        raise UserError('the source has no path; give its folder, like source=imagefolder:FOLDER.')
+        raise UserError(
+            'the source has no path; give its folder, like source=imagefolder:FOLDER or'
+            ' source=arrays:FOLDER.'
+        )
     return user_path(path)
 
 

@@ -55,8 +55,9 @@ def read_tfds(
     builder = _prepared(dataset, data_dir)
     splits = list(builder.info.splits)
     listed = ', '.join(splits)
-    if unknown := ', '.join(sorted({train, test or train} - set(splits))):
-        raise UserError(f'tfds:{dataset} has no split {unknown}; it has {listed}.')
+    if unknown := {train, test or train} - set(splits):
+        named = ', '.join(map(repr, sorted(unknown)))
+        raise UserError(f'tfds:{dataset} has no split {named}; it has {listed}.')
     chosen = test or next((name for name in ('test', 'validation') if name in splits), '')
     if chosen == train:
         raise UserError(

@@ -71,7 +71,7 @@ class Relabelling(Limited, Defense, place='defense.'):
         if (self.features == 'simclr') != (self.encoder is not None):
             raise UserError(
                 f"defense.features={self.features!r}: defense.encoder goes with features='simclr',"
-                ' and with no others. Give both, or neither.'
+                " and with no others. A finished encoder is the config's part `encoder`."
             )
         self._rule()
 

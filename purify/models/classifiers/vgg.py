@@ -79,7 +79,8 @@ class VGG(ClassifierNetwork):
         if min(images.shape[1:3]) < smallest:
             raise UserError(
                 f'images of {images.shape[1]} x {images.shape[2]} px are too small for a VGG of'
-                f' {len(self.stages)} stages. Use images of {smallest} px or more.'
+                f' {len(self.stages)} stages. Use images of {smallest} px or more, or'
+                ' another network.'
             )
         return images
 

@@ -160,16 +160,17 @@ def write_folder(
     if dtype not in DTYPES:
         raise UserError(f'unknown dtype {dtype!r} for weights. Choose from: {", ".join(DTYPES)}.')
     folder, stored = Path(folder), jnp.dtype(dtype)
-    given = export_tensors(module_or_state)
+    leaves = {name: (path, np.asarray(value)) for path, name, value in _leaves(module_or_state)}
     with np.errstate(over='ignore'):  # found here, with the names
-        whole = {name: value.astype(stored, copy=False) for name, value in given.items()}
-    if broken := [name for name, value in whole.items() if not np.isfinite(value).all()]:
+        finite = {name: np.isfinite(x.astype(stored)).all() for name, (_, x) in leaves.items()}
+    if broken := [name for name in leaves if not finite[name]]:
         raise UserError(
             f'{folder}: not written, {len(broken)} weights are not finite in {dtype}:'
             f' {_shorten(broken)}.'
         )
     stem = FILE_STEMS[1] if 'architectures' in config else FILE_STEMS[0]
-    shards = _cut({name: value.nbytes for name, value in whole.items()}, max_shard_bytes)
+    sizes = {name: value.size * stored.itemsize for name, (_, value) in leaves.items()}
+    shards = _cut(sizes, max_shard_bytes)
     files = [f'{stem}-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
     files = files if len(files) > 1 else [f'{stem}.safetensors']
     index = folder / f'{stem}.safetensors.index.json'
@@ -177,10 +178,10 @@ def write_folder(
         with explain_os_errors(index):
             index.unlink()  # so that new and old shards are never read together
     for file, names in zip(files, shards, strict=True):
-        tensors = {name: whole[name] for name in names}
+        tensors = {name: _to_foreign(*leaves[name]).astype(stored, copy=False) for name in names}
         write_bytes(folder / file, save(tensors, metadata={'format': 'pt'}))
     if len(files) > 1:
-        size = sum(value.nbytes for value in whole.values())
+        size = sum(sizes.values())
         placed = zip(files, shards, strict=True)
         weight_map = {name: file for file, names in placed for name in names}
         write_json(index, {'metadata': {'total_size': size}, 'weight_map': weight_map})
