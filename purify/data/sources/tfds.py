@@ -56,7 +56,7 @@ def read_tfds(
     splits = list(builder.info.splits)
     listed = ', '.join(splits)
     if unknown := {train, test or train} - set(splits):
-        named = ', '.join(map(repr, sorted(unknown)))
+        named = ', '.join(sorted(unknown)) or "''"
         raise UserError(f'tfds:{dataset} has no split {named}; it has {listed}.')
     chosen = test or next((name for name in ('test', 'validation') if name in splits), '')
     if chosen == train:
