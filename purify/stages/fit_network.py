@@ -57,7 +57,7 @@ def fit_network(
     own = {'seed': seeds['model'], 'writers': work.writers}
     plan = Plan(work.name, work.folder, **sizes, **every, **span, **own)
     order = {'batch': settings['batch'], 'seed': seeds['data'], 'transforms': transforms}
-    hosts = {'place': Place(jax.process_index(), jax.process_count())}
+    hosts: Facts = {'place': Place(jax.process_index(), jax.process_count())}
     hosts |= {name: run[name] for name in ('threads', 'workers')}
     batches = lambda step: training_batches(split, start_step=step, **order, **hosts)
     return fit(task, optimizer, state, batches, plan, mesh, work.cost)
