@@ -3,7 +3,7 @@
 import jax
 
 from purify.core import devices
-from purify.core.types import Settings, Tree
+from purify.core.types import Facts, Settings, Tree
 from purify.data.augment import AUGMENTATIONS
 from purify.data.loader import Place, RandomTransform, Split, training_batches
 from purify.engine.stage import Work
