@@ -166,7 +166,8 @@ def test_without_edits_a_split_is_itself(poisoned):
 
 
 def test_images_that_no_step_made_are_missed(table, write):
-    with pytest.raises(UserError, match=r'holds candidate \d+ of image \d+ .*that makes them as input'):
+    said = r'holds candidate \d+ of image \d+ .*that makes them as input'
+    with pytest.raises(UserError, match=said):
         write('purified', edits=table())
 
 
