@@ -3,7 +3,7 @@
 #
 #   ./launch/test.sh [--no-venv] [--all] [tests/attacks -k patch ...]
 #
-# Every line of the program once and every system end to end, in minutes; --all adds what is long: runs that are killed and go on,
+# Every room of the program and every system end to end; --all adds what is long: runs that are killed and go on,
 # every point of every config, whole networks against other libraries, thousands of broken files (tests marked `long`).
 # The tests run whatever ruff and pyright say; the exit code is 0 only if all is well.
 set -euo pipefail

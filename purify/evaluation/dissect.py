@@ -66,7 +66,7 @@ def dissect(work: Work) -> None:
 def read_dissection(folder: Path) -> tuple[Facts, dict[str, Columns]]:
     """Reads what `dissect` wrote: its numbers, and the columns of each set by name."""
     numbers: Any = read_json(folder / 'numbers.json', Dissection)
-    names = {s: {f'{s}_{name}': name for name in OF_A_SET} for s in SETS if s in numbers['sets']}
+    names = {s: {f'{s}_{name}': name for name in OF_A_SET} for s in numbers['sets']}
     kinds = [{whole: OF_A_SET[name] for whole, name in own.items()} for own in names.values()]
     arrays = read_columns(folder / ARRAYS, *kinds)
     return numbers, {s: {x: arrays[whole] for whole, x in own.items()} for s, own in names.items()}

@@ -13,6 +13,8 @@ from purify.config.load import load_config
 from purify.config.resolve import leaves
 from purify.core.errors import UserError
 
+pytestmark = pytest.mark.long
+
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 VALUES = (

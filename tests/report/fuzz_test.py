@@ -28,6 +28,8 @@ from purify.core.errors import UserError
 from purify.core.writers import read_rows
 from purify.report.results import Results
 
+pytestmark = pytest.mark.long
+
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 ALONE = os.environ.get('PURIFY_FUZZ_CASE')
 LONGEST_S = 5.0  # of a report, of processor time; one takes a tenth of a second

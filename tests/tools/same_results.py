@@ -1,8 +1,8 @@
 """Runs every system small in two checkouts of this project and says what differs: for changes that
 must change nothing.
 
-    git worktree add /tmp/before main
-    python tests/tools/same_results.py /tmp/before . --workdir /tmp/same [--only quickstart]
+    git worktree add ../before main
+    python tests/tools/same_results.py ../before . --workdir ../same [--only quickstart]
 
 Both run in this Python's environment, on one CPU device. Compared byte for byte: results.json but
 for times and fingerprints, the records of datasets, the weights of every network, verdicts, and

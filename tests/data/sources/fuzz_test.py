@@ -52,7 +52,7 @@ NAMES = (
         b'x' * 200,
     ),
 )
-pytestmark = pytest.mark.filterwarnings('ignore')  # Pillow's on odd tags
+pytestmark = [pytest.mark.long, pytest.mark.filterwarnings('ignore')]  # Pillow's on odd tags
 
 
 @functools.cache

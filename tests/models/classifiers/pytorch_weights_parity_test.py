@@ -11,6 +11,8 @@ from purify.models.classifiers.pytorch_weights import read_foreign
 from purify.models.classifiers.registry import NETWORKS
 from purify.models.files.weights import abstract
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip('torch', reason='the parity extra (torch) is not installed')
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from purify.generative.sscd_encoder import CopyEncoder
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip('torch', reason='the parity extra (torch) is not installed')
 torchvision = pytest.importorskip('torchvision', reason='torchvision is not installed')
 

@@ -10,6 +10,8 @@ from support.improved_ddpm_reference import Numbers, random_state, run
 from purify.commands.convert import convert
 from purify.models.files.pipelines import from_pretrained
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip('torch', reason='the parity extra (torch, diffusers) is not installed')
 diffusers = pytest.importorskip(
     'diffusers', reason='the parity extra (torch, diffusers) is not installed'

@@ -15,6 +15,8 @@ from purify.generative.open_prior import load_variation_model
 from purify.models.files.pipelines import from_pretrained, save_pretrained
 from purify.models.files.shapes import random_pipeline
 
+pytestmark = pytest.mark.long
+
 LIBRARIES = ('torch', 'diffusers', 'transformers')
 NEEDED = 'the parity extra (torch, diffusers, transformers) is not installed'
 torch, diffusers, transformers = (pytest.importorskip(name, reason=NEEDED) for name in LIBRARIES)

@@ -30,6 +30,8 @@ from purify.models.files.pipelines import MODELS, Pipeline, from_pretrained, sav
 from purify.models.files.shapes import SHAPES, byte_tokenizer
 from purify.models.files.weights import abstract, abstract_model
 
+pytestmark = pytest.mark.long
+
 TINY = SHAPES['tiny']
 ONE_LEVEL = {'block_out_channels': [8], 'norm_num_groups': 4, 'layers_per_block': 1}
 CONFIGS = {

@@ -19,6 +19,8 @@ from purify.train.objectives.denoise_latents import (
 )
 from purify.train.state import split_network
 
+pytestmark = pytest.mark.long
+
 LIBRARIES = ('torch', 'diffusers', 'transformers')
 NEEDED = 'the parity extra (torch, diffusers, transformers) is not installed'
 torch, diffusers, _ = (pytest.importorskip(name, reason=NEEDED) for name in LIBRARIES)
