@@ -128,7 +128,7 @@ IMAGES = {
     ),
     'names alike': (
         alike,
-        ['differ in their Unicode form alone', 'c a f e U+0301', 'c a f U+00E9', 'Rename one'],
+        ['differ in their Unicode form alone', 'c a f e U+0301', 'c a f U+00E9', 'Rename all but one'],
     ),
     'name not UTF-8': (not_utf8, ["class name b'caf\\xe9' is not UTF-8", 'Rename it']),
     'one class': (

@@ -53,7 +53,7 @@ def test_a_finished_stages_folder_must_hold_what_the_stage_wrote(tmp_path, find)
     write_json(
         tmp_path / 'net' / 'DONE', {name: value for name, value in done.items() if name != 'files'}
     )
-    said = r'notes no hashes .*delete DONE there if you know that it is whole'
+    said = r'notes no hashes, .*delete DONE there if you know that it is whole'
     with pytest.raises(UserError, match=said):
         find(str(tmp_path / 'net'))
     (tmp_path / 'net' / 'DONE').unlink()
