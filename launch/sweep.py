@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL
@@ -141,6 +141,7 @@ class Pool:
     running: dict[int, tuple[Run, subprocess.Popen[bytes], float]] = field(default_factory=dict)
     failed: list[Run] = field(default_factory=list)
     stopped: bool = False
+    asked: set[int] = field(default_factory=set)  # processes that were told to stop
 
     def work(self, runs: Sequence[Run]) -> int:
         """Runs all; returns the exit code."""
@@ -181,13 +182,13 @@ class Pool:
         self.running[slot] = run, process, time.monotonic()
         # The signal may have come while it was being started.
         if self.stopped:
-            process.terminate()
+            self._ask_to_stop()
         print(f'started: {run.name}{where}', flush=True)
 
     def _end(self, run: Run, process: subprocess.Popen[bytes], begun: float) -> None:
         if process.returncode == EXIT_PREEMPTED:
             self.stopped = True
-            self._pass_on(subprocess.Popen.terminate)
+            self._ask_to_stop()
         elif process.returncode:
             self.failed.append(run)
         failed = f'failed with exit code {process.returncode}'
@@ -197,11 +198,17 @@ class Pool:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del frame
         now, self.stopped = self.stopped and number == signal.SIGINT, True
-        self._pass_on(subprocess.Popen.kill if now else subprocess.Popen.terminate)
+        if now:
+            for _, process, _ in self.running.values():
+                process.kill()
+        self._ask_to_stop()
 
-    def _pass_on(self, end: Callable[[subprocess.Popen[bytes]], None]) -> None:
+    def _ask_to_stop(self) -> None:
+        """Once each: a second SIGTERM may meet a run that is ending, and end it as failed."""
         for _, process, _ in self.running.values():
-            end(process)
+            if process.pid not in self.asked:
+                self.asked.add(process.pid)
+                process.terminate()
 
 
 def submit(args: argparse.Namespace, runs: Sequence[Run]) -> int:

@@ -46,7 +46,11 @@ else:
         calls.write(json.dumps({'args': args, 'gpu': gpu, 'point': json.loads((workdir / 'point.json').read_text())}) + chr(10))
     behaviour = json.loads(os.environ.get('STAND_IN', '{}')).get(workdir.name, 0)
     if behaviour == 'wait':
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        def stop(*_):
+            print('told to stop', flush=True)
+            time.sleep(0.5 if workdir.name == 'x=0-seed0' else 0)
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, stop)
         print('ready', flush=True)
         time.sleep(30)
     if behaviour:
@@ -97,7 +101,7 @@ def sweep(tmp_path, monkeypatch):
 def calls(out: Path) -> dict[str, list[dict]]:
     """What the stand-in was asked to run, by name of the run."""
     return {
-        path.parent.name: [json.loads(line) for line in path.open()]
+        path.parent.name: [json.loads(line) for line in path.read_text().splitlines()]
         for path in out.glob('points/*/calls.jsonl')
     }
 
@@ -215,6 +219,8 @@ def test_signals_reach_the_runs(sweep, number):
     assert process.returncode == 75
     assert 'stopped: x=0-seed0' in said
     assert 'stopped: x=1-seed0' in said
+    # the end of one does not tell the other again
+    assert [log.read_text().count('told to stop') for log in logs] == [1, 1]
     assert 'x=2-seed0' not in calls(sweep.out)
 
 
