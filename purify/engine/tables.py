@@ -43,7 +43,7 @@ def read_columns(path: Path, *groups: Mapping[str, str]) -> Columns:
     damaged, or lacks some of that.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
             columns = dict(arrays)
     except Exception as error:  # a zip of arrays can be broken in as many ways as there are layers
         raise UserError(f'{path}: cannot be read ({error}). {AGAIN}') from error

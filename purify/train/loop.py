@@ -96,7 +96,7 @@ def make_step(
         if ema is not None:  # a short memory at first, or the random start would linger
             decay = jnp.minimum(task.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema = optax.incremental_update(params, ema, 1 - decay)
-        means = jax.tree.map(jnp.mean, metrics) | {'gradient_norm': optax.global_norm(grads)}
+        means = jax.tree.map(jnp.mean, metrics) | {'gradient_norm': optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, stats, opt_state, ema), means
 
     return update

@@ -34,11 +34,7 @@ from purify.stages.named_folders import finished_folder
 from purify.stages.networks_on_disk import read_classifier
 from purify.stages.train_encoder import describe_encoder
 
-# tensorstore may still be at a read when orbax, on damage, has closed the loop that asked for it
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
-]
+pytestmark = pytest.mark.long
 CASES = int(os.environ.get('PURIFY_FUZZ', '500'))
 OTHER_JSON = ('null', '[]', '{}', '3', '"x"', 'true', '[[[]]]', '{"a": 1}', '-1e999')
 OTHER_JSON += ('[' * 5000, '9' * 5000)

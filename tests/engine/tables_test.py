@@ -50,9 +50,14 @@ def test_a_cut_file_is_named(tmp_path, keep):
         read_table(tmp_path)
 
 
+def save_array(path):
+    with path.open('wb') as file:
+        np.save(file, np.arange(3))
+
+
 def test_what_is_no_npz_is_named(tmp_path):
     for name, write in {
-        'one.npz': lambda path: np.save(path.open('wb'), np.arange(3)),
+        'one.npz': save_array,
         'objects.npz': lambda path: np.savez(path, ids=np.array([{}], object)),
         'text.npz': lambda path: path.write_text('ids'),
         'folder.npz': lambda path: path.mkdir(),

@@ -117,7 +117,7 @@ def test_scripts_are_valid_bash_and_executable(script):
 def test_every_requirement_is_pinned_once():
     pins = [
         line.partition('==')[0].lower().replace('_', '-')
-        for line in (ROOT / 'third_party' / 'constraints.txt').open()
+        for line in (ROOT / 'third_party' / 'constraints.txt').read_text().splitlines()
     ]
     assert len(set(pins)) == len(pins)
     wanted = re.findall(r"'([a-zA-Z_-]+)(?:\[\w+\])?>=", (ROOT / 'setup.py').read_text())

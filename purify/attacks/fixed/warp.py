@@ -148,7 +148,11 @@ def _read_control(control: Any) -> np.ndarray:
     named = isinstance(control, str)
     place = f'control={control!r}' if named else 'control'
     try:
-        points = np.load(user_path(control), allow_pickle=False) if named else np.asarray(control)
+        if named:
+            with user_path(control).open('rb') as file:
+                points = np.load(file, allow_pickle=False)
+        else:
+            points = np.asarray(control)
     except FileNotFoundError:
         raise UserError(
             f'{place} does not exist. Set control to a .npy file of shape [2, k, k].'

@@ -103,7 +103,7 @@ def test_downsampling_pads_one_row_and_column_at_the_end():
 def test_log_variance_is_clipped(images):
     network = make(SINGLE)
     bias = {'quant_conv': {'bias': nnx.Param(jnp.array([500.0, -500, 500, -500]))}}
-    nnx.update(network, nnx.State(bias))
+    nnx.update(network, bias)
     mean, logvar = network.encode(images)
     assert np.abs(mean).min() > 100
     np.testing.assert_array_equal(logvar[..., 0], 20.0)
