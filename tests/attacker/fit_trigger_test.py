@@ -116,7 +116,13 @@ def attack_of(name, folder, **changes):
     return build(name, load=str(folder), target=1, **(OWN[name] | changes))
 
 
-@pytest.mark.parametrize('name', sorted(FITS))
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=() if name == 'low_frequency' else pytest.mark.long)
+        for name in sorted(FITS)
+    ],
+)
 def test_a_fitted_trigger_is_what_its_attack_reads(fitted, name):
     folder = fitted(name)
     target = {} if name == 'sample_specific' else {'target': 1}

@@ -36,18 +36,21 @@ def test_each_of_several_triggers_is_evaluated_on_its_own_target(tmp_path):
     assert teacher['counts']['asr'] == np.sum(counts, axis=0).tolist()
 
 
+@pytest.mark.long
 def test_all_to_all_counts_every_test_image(tmp_path):
     _, teacher = evaluated(tmp_path, 'attack=patch,rate=0.2', scheme='all_to_all')
     assert teacher['counts']['asr'][1] == 48
     assert 'triggers' not in teacher
 
 
+@pytest.mark.long
 def test_source_specific_counts_images_of_the_sources(tmp_path):
     chain, teacher = evaluated(tmp_path, 'attack=patch,rate=0.1', sources=[3, 4], cover_rate=0.1)
     labels = Split(chain.folder('prepare') / 'truth' / 'test', 'test').labels
     assert teacher['counts']['asr'][1] == int(np.isin(labels, [3, 4]).sum())
 
 
+@pytest.mark.long
 def test_labels_alone_have_no_success_rate(tmp_path):
     _, teacher = evaluated(tmp_path, 'attack=relabel_only')
     assert (teacher['asr'], teacher['ra']) == (None, None)
@@ -86,6 +89,7 @@ def test_the_rate_does_not_fit_the_trigger_again(lira):
     assert other.prints['prepare'] != chain.prints['prepare']
 
 
+@pytest.mark.long
 def test_a_finished_trigger_is_taken_by_load_from_the_same_store(lira):
     config, chain = lira
     loaded = config | {'attack': config['attack'] | {'load': str(chain.folder('trigger'))}}

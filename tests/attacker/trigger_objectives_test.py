@@ -136,6 +136,7 @@ def test_psnr_and_diversity_are_what_they_are_called():
     assert np.isfinite(collapsed).all(), 'equal patterns must not end the training'
 
 
+@pytest.mark.long
 def test_a_secret_is_written_before_it_is_hidden():
     graph, params, stats = built(Steganography, (8, 8, 1), 5, WIDTH)
     loss, metrics, grads = call(HideSecret(graph, 5, image=1e4), params, stats)
@@ -165,6 +166,7 @@ def test_a_secret_is_written_before_it_is_hidden():
     assert loss == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_mask_pays_for_its_density_and_for_sameness():
     graph, params, stats = built(TriggerUNet, 1, 1, WIDTH)
     params['leave']['bias'] = params['leave']['bias'] + 0.5
@@ -177,6 +179,7 @@ def test_a_mask_pays_for_its_density_and_for_sameness():
     )
 
 
+@pytest.mark.long
 def test_input_aware_batches_are_poison_cross_and_clean():
     """Loss by hand: row 0 carries its own trigger and the target, rows 1 and 2 another image's and
     their labels.
@@ -207,6 +210,7 @@ def test_input_aware_batches_are_poison_cross_and_clean():
         FitInputAware(graph, mask_graph, frozen, target=2, poison=0.6, cross=0.5, diversity=1.0)
 
 
+@pytest.mark.long
 def test_lira_weighs_clean_against_triggered():
     graph, params, stats = built(Attacker, unet, resnet)
     loss, metrics, grads = call(FitLira(graph, target=1, epsilon=0.1, alpha=0.3), params, stats)
@@ -239,6 +243,7 @@ def test_a_field_has_low_frequencies_alone(shape):
     assert (spectrum[(order <= 4) & (order > 0)] > 1e-3).mean() > 0.9
 
 
+@pytest.mark.long
 def test_a_field_is_judged_by_the_surrogate_on_images_of_other_classes():
     graph, params, stats = built(Field, (8, 8, 1), 3, seed=2)
     surrogate_graph, weights, surrogate_stats = built(ResNetOf, 'group', seed=5)
@@ -261,6 +266,7 @@ def test_a_field_is_judged_by_the_surrogate_on_images_of_other_classes():
     assert norm_of(grads) > 0
 
 
+@pytest.mark.long
 def test_adversarial_training_sees_harder_images_in_the_ball():
     graph, params, stats = built(ResNetOf, 'group')
     clean, _, _ = call(Classify(graph), params, stats)

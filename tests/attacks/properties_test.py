@@ -52,6 +52,7 @@ def test_every_attack_is_here():
     assert set(VARIANTS) <= set(ALL)
 
 
+@pytest.mark.long
 @each_attack
 @settings(max_examples=8)
 @given(
@@ -117,6 +118,7 @@ def test_levels_never_wrap(name, changes, size, channels, mode, id, content):
         assert (stamped <= white).all()
 
 
+@pytest.mark.long
 @each_attack
 def test_batch_on_the_device_is_the_stamp(name, changes):
     attack = build(name, seed=2, **changes)

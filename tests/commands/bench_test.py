@@ -142,6 +142,7 @@ def test_flops_grow_by_one_call_of_the_unet_with_every_step(asked, kind, tokens)
     assert eight - four == calls * unet
 
 
+@pytest.mark.long
 def test_every_combination_is_measured_on_all_devices(asked):
     flags = [
         '--config.batches=1,3',

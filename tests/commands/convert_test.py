@@ -53,6 +53,7 @@ def varied(prior, **settings):
     return lambda weights: np.asarray(program(weights, images, jnp.zeros(2, int), keys))
 
 
+@pytest.mark.long
 def test_its_learned_variance_is_used_by_ddpm_and_passed_over_by_ddim(folder):
     """The channels of the variance, moved to either end of their range, are the fixed variances;
     ddim does not see them.

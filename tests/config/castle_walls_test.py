@@ -86,6 +86,7 @@ def test_photographs_start_from_imagenet_s_weights(setting):
     assert configured('setting=cifar10')['student']['init_from'] == ''
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('setting', OWN)
 def test_every_point_of_every_sweep_is_a_config(setting):
     spec = f'{CONFIG}:setting={setting}{OWN[setting]}'

@@ -66,6 +66,7 @@ def test_every_sweep_is_known_here():
     assert set(SWEEPS) == set(STUDIED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sweep', SWEEPS)
 @pytest.mark.parametrize('setting', SETTINGS)
 def test_a_study_changes_what_it_studies_and_nothing_else(setting, sweep):

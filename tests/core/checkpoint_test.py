@@ -159,6 +159,7 @@ checkpoints.close()
 """
 
 
+@pytest.mark.long
 def test_another_shape_is_told_in_one_line(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(

@@ -208,6 +208,7 @@ print(*[(int(r['id']), int(r['label']), int(r['image'].sum())) for r in records]
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('channels', [1, 3])
 def test_it_is_read_without_opencv(tmp_path, channels):
     write_all(tmp_path, channels)

@@ -29,6 +29,7 @@ def small(words, *flags):
     return load_config(f'{ROOT}/configs/quickstart.py:{words}', [*SMALL, *STUDENT, *flags])
 
 
+@pytest.mark.long
 def test_a_filter_leaves_out_what_it_flags_and_nothing_else(folder):
     config = small('defense=spectral')
     chain = Chain(make_stages(config), folder)
@@ -44,6 +45,7 @@ def test_a_filter_leaves_out_what_it_flags_and_nothing_else(folder):
     np.testing.assert_array_equal(purified.labels, split.labels[split.position_of(kept)])
 
 
+@pytest.mark.long
 def test_abl_isolates_what_is_learned_first_and_unlearns_it(folder):
     config = small('defense=abl', *SHORT)
     chain = Chain(make_stages(config), folder)

@@ -39,6 +39,7 @@ def take(**more):
     return {name: jnp.asarray(column[:COUNT]) for name, column in (ROWS | more).items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('kind', 'changes'),
     [(Candidates, {}), (Remake, {'rounds': 2, 'steps': 5, 'kept': 2, 'forward': 'matched'})],
@@ -50,6 +51,7 @@ def test_candidates(asked, kind, changes):
     assert found == made.network_calls(MODELS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['ddim', 'dpmpp_2m', 'pndm'])
 def test_variations_of_a_prior_on_pixels(asked, sampler):
     made = Variations(vary={'model': 'pixel', 'sampler': sampler, 'start': 12, 'steps': 4}, **OTHER)

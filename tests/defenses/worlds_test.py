@@ -46,6 +46,7 @@ def density_verdicts(case, sizes, count=6, **changes):
     return [(decide_densities(world, RELABEL), world) for world in worlds], targets
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sizes', SIZES)
 @pytest.mark.parametrize('case', ['5 %', '10 %', '10 %, two targets'])
 def test_dataelixir_names_targets(case, sizes):
@@ -86,6 +87,7 @@ def test_dataelixir_names_eight_images_of_eighty_eight():
     assert found >= 0.75
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('case', 'most'), [('clean', 2), ('clean, many odd images', 4)])
 def test_dataelixir_leaves_clean_data_alone(case, most):
     """Of 32 datasets of four shapes; where a third of the images is odd, classes differ more, and
@@ -109,6 +111,7 @@ def test_half_of_the_labels_may_be_targets_of_dataelixir():
     assert all(set(facts['target_labels']) <= targets for facts in found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sizes', ['10 of 1000', '100 of 100', '43, long-tailed'])
 @pytest.mark.parametrize(
     'case', ['all-to-all', 'symmetric noise 10 %', 'asymmetric noise 10 %', 'asymmetric noise 20 %']
@@ -218,6 +221,7 @@ def test_wrong_labels_that_no_classifier_repeats_are_mislabelled(case):
     assert decide_labels(world, TARGETS)['verdict']['word'] == 'mislabelled'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sizes', ['10 of 80', '10 of 500', '43 of 60'])
 @pytest.mark.parametrize(
     'case', ['non-disruptive 5 %', 'non-disruptive 10 %', 'disruptive, half of a class']
@@ -233,6 +237,7 @@ def test_relabelling_names_targets_and_keeps_no_poison(case, sizes):
         assert stays.sum() <= 0.3 * world.poisoned.sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('case', 'most'),
     [

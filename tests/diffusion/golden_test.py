@@ -84,6 +84,7 @@ def test_single_ddpm_step_of_diffusers(golden, variance, t):
     np.testing.assert_allclose(sampler.final(carry), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind', sorted({chain.kind for chain in GOLDEN_CHAINS}))
 def test_whole_chains_of_diffusers(kind):
     stored = GOLDEN.parent / 'scheduler_chains.json'

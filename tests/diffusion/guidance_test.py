@@ -24,6 +24,7 @@ def alone(condition):
     return network(X, T, jnp.broadcast_to(condition, (8, 1)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scale', [0.0, 1.0, 7.5])
 def test_guidance_by_hand(scale):
     conditions = interleave(jnp.full((1, 1), 3.0), LABELS)

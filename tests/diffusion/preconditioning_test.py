@@ -52,6 +52,7 @@ def test_levels_drawn_are_log_normal():
     np.testing.assert_allclose([drawn.mean(), drawn.std()], [-1.2, 1.2], atol=0.03)
 
 
+@pytest.mark.long
 def test_the_ideal_denoiser_of_gaussian_images_samples_them():
     """Images N(0, .5^2): the best answer to x_0 + sigma n is x .25 / (.25 + sigma^2), and chains
     must end at deviation .5.

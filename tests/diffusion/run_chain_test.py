@@ -67,6 +67,7 @@ def by_hand(sampler, predict, x, keys):
 normal = jax.jit(jax.vmap(lambda key: jax.random.normal(key, SHAPE)))
 
 
+@pytest.mark.long
 @given(
     st.sampled_from(ALL),
     st.sampled_from(PREDICTIONS),
@@ -88,6 +89,7 @@ def test_euler_between_timesteps_brings_the_image_back():
     np.testing.assert_allclose(found, IMAGES, atol=2e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', [(name, {}) for name in SAMPLERS if name not in ('ddpm', 'sde')])
 def test_a_network_that_names_the_noise_undoes_the_edit(case):
     """Deterministic samplers walk back the line they came from; the noise is that of the stream
@@ -101,6 +103,7 @@ def test_a_network_that_names_the_noise_undoes_the_edit(case):
     np.testing.assert_allclose(edit(sampler, lambda x, t: noise, IMAGES, KEYS), IMAGES, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', ALL, ids=str)
 def test_batches_change_nothing(case):
     _, sampler = build(*case, edit_timesteps(80, 5))
@@ -111,6 +114,7 @@ def test_batches_change_nothing(case):
     assert np.abs(whole - IMAGES).max() > 1e-2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', ALL, ids=str)
 def test_the_scan_is_the_chain_by_hand_and_keeps_its_last_states(case):
     _, sampler = build(*case, edit_timesteps(80, 7))
@@ -120,6 +124,7 @@ def test_the_scan_is_the_chain_by_hand_and_keeps_its_last_states(case):
     np.testing.assert_array_equal(kept[-1], out)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('record', [1, 7])
 def test_record_from_one_state_to_all(record):
     _, sampler = build('ddpm', {}, edit_timesteps(80, 7))
@@ -148,6 +153,7 @@ def clean_by_hand(case, schedule, sampler):
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', ALL, ids=str)
 def test_clean_images_can_be_kept_instead_of_states(case):
     schedule, sampler = build(*case, edit_timesteps(80, 5))

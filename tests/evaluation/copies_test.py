@@ -62,6 +62,7 @@ def run(made, name, generated, given):
     return read_replication(work.folder)
 
 
+@pytest.mark.long
 def test_every_generation_finds_its_training_image_and_that_its_twin(made, monkeypatch):
     monkeypatch.setattr(replicating, 'SHOWN', 7)
     monkeypatch.setattr(replicating, 'AT_ONCE', 10)

@@ -89,6 +89,7 @@ def expected(images, share):
     return errors[..., : int(256 * (1 - share))].mean(-1).argmin(1)
 
 
+@pytest.mark.long
 def test_clean_and_triggered_test_images_are_classified(made, run):
     """The attack aims at one class, whose own images do not count."""
     folder = run('usual').folder
@@ -111,6 +112,7 @@ def test_clean_and_triggered_test_images_are_classified(made, run):
     assert read_json(folder / 'facts.json') == facts
 
 
+@pytest.mark.long
 def test_calls_are_counted_and_elimination_saves_some(run):
     work = run('rounds', rounds=[[1, 4]])
     rows = sum(len(read_table(work.folder / name)['ids']) for name in ('clean', 'triggered-0'))

@@ -109,6 +109,7 @@ def found(made):
     return read_dissection(work.folder)
 
 
+@pytest.mark.long
 def test_images_fall_into_groups(made, found):
     """Against a loop over single images."""
     numbers, arrays = found
@@ -150,6 +151,7 @@ def test_the_reference_line_comes_from_the_manifest(made, found):
         assert (row['p_t'] > 0) == row['target']
 
 
+@pytest.mark.long
 def test_how_good_the_judges_are(made, found):
     test = Split(made.truth / 'test', 'test')
     _, classes = made.answers(made.labeller, test.images(range(len(test))))
@@ -230,6 +232,7 @@ def test_a_set_alone_and_no_scores(made):
     assert (set(numbers['sets']), set(arrays), numbers['auroc']) == wanted
 
 
+@pytest.mark.long
 def test_a_second_run_writes_the_same_bytes(made, found):
     work = made.work('twice', made.inputs | made.watched | made.tables, HOW)
     work.run['inference_batch'] = 16

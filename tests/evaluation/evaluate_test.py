@@ -185,6 +185,7 @@ def score(p):
     return np.exp(stats.entropy(p, p.mean(0)[None], axis=1).mean())
 
 
+@pytest.mark.long
 def test_likeness_is_to_the_images_before_the_attack(made):
     """Against all features at once and SciPy's matrix root; the defence dropped some images."""
     kept = made.given.ids[::2]

@@ -58,6 +58,7 @@ def guarded(made):
     return judge
 
 
+@pytest.mark.long
 def test_a_guard_stands_before_the_teacher(made, guarded):
     """What changes nothing leaves its numbers; behind black images all are seen as one class, with
     or without a trigger.
@@ -87,6 +88,7 @@ def test_a_guard_that_gives_no_image_is_said(guarded):
         guarded('guard-broken', Changed(lambda images: images, sound=False))
 
 
+@pytest.mark.long
 def test_without_a_guard_there_is_nothing_behind_one(made):
     """And a classifier that was repaired has numbers of its own."""
     work = made.work(

@@ -79,6 +79,7 @@ def illustrate(made, monkeypatch):
     return run
 
 
+@pytest.mark.long
 def test_pictures_are_of_the_samples_they_name(made, illustrate):
     found = illustrate('one')
     expected = [*made.manifest.ids[made.manifest.poisoned][:5], *found['ids'][5:]]

@@ -21,6 +21,7 @@ def attacked(words, **changes):
     return config
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('words', 'changes', 'targets'),
     [
@@ -45,6 +46,7 @@ def test_the_targets_are_the_labels_that_poison_carries(tmp_path, words, changes
     assert true_targets(manifest.facts) == targets == carried
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('words', 'targets'), [('attack=three_patches,rate=0.2', [0, 1, 2]), ('attack=none', [])]
 )

@@ -49,6 +49,7 @@ def finished(tmp_path_factory):
     return config, run_chain(config, folder / 'stages'), folder
 
 
+@pytest.mark.long
 def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
     config, chain, _ = finished
     unknown, known = gather(config, chain, {}), gather(config | {'clean_source': True}, chain, {})
@@ -153,6 +154,7 @@ def with_facts(table, verdict):
     return table
 
 
+@pytest.mark.long
 def test_digits_are_known_to_be_clean(tmp_path):
     config = quickstart('defense=none,attack=none')
     results = gather(config, run_chain(config, tmp_path), {})

@@ -63,6 +63,7 @@ def test_of_a_whole_clip_the_image_encoder_is_read(folder, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 def test_images_of_other_sizes_are_seen_as_pillow_resizes_them(folder):
     # of 16 px, with no preprocessor_config.json beside it
     encoder = ClipEncoder.from_folder(folder)

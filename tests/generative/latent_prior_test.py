@@ -143,6 +143,7 @@ def vary(prior, images=IMAGES, ids=None, labels=None, **changes):
     return np.asarray(out)
 
 
+@pytest.mark.long
 def test_a_row_is_a_function_of_its_image_label_and_key(prior):
     whole = vary(prior)
     assert whole.shape == (5, 16, 16, 3)
@@ -209,6 +210,7 @@ def fetch(i) -> Record:
     }
 
 
+@pytest.mark.long
 def test_one_program_without_collectives_for_a_ragged_dataset_on_eight_devices(prior, monkeypatch):
     compiled, mesh = [], devices.local_mesh()
 
@@ -245,6 +247,7 @@ def test_the_search_for_collectives_can_find_one():
     assert COLLECTIVES.search(total.lower(jnp.ones(8)).compile().as_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('size', [(40, 40), (24, 24), (32, 32)])
 def test_clips_view_is_pillows(size):
     prior = open_prior('sd_variation')

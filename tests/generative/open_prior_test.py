@@ -26,6 +26,7 @@ def described(weights):
     return jax.tree.map(lambda x: (x.shape, str(x.dtype)), weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('which', ['latent', 'pixel'])
 def test_shapes_are_those_of_the_weights(saved, which, dtype):
@@ -112,6 +113,7 @@ def test_pixel_priors_need_a_square_size(tmp_path, size):
         load_variation_model(tmp_path, weights=False)
 
 
+@pytest.mark.long
 def test_float16_runs_on_cpus(saved):
     """Convolutions, projections and attention: the whole chain, near to what float32 gives."""
     out = {}

@@ -28,6 +28,7 @@ def prior():
     return PixelPrior(graph, {'params': params, 'stats': stats}, schedule, 8, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['ddim', 'ddpm', 'euler', 'dpmpp_2m', 'pndm'])
 def test_a_perfect_network_gives_the_image_back(sampler):
     model = prior()
@@ -46,6 +47,7 @@ def test_starts_the_schedule_does_not_have_are_refused(start, steps, word):
         prior().vary([], sampler='ddim', start=start, steps=steps)
 
 
+@pytest.mark.long
 def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
     """Noised digits come back nearer to the clean ones: the shipped weights are trained ones."""
     folder = EMBEDDED['digits']

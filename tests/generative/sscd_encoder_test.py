@@ -39,6 +39,7 @@ def small(monkeypatch):
     monkeypatch.setattr(sscd, 'EDGE', 12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('layout', ['published', 'torchvision'])
 def test_a_file_is_read_and_embeds(tmp_path, layout):
     network = write(tmp_path / 'a.safetensors', layout)

@@ -48,6 +48,7 @@ def compare(folder, case, guidances=GUIDANCE):
         check(made, io[f'image_gs{guidance}'])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', VARIATIONS)
 def test_image_variations_of_pytorch(case, tmp_path):
     # each is a program of its own to compile

@@ -128,7 +128,12 @@ IMAGES = {
     ),
     'names alike': (
         alike,
-        ['differ in their Unicode form alone', 'c a f e U+0301', 'c a f U+00E9', 'Rename all but one'],
+        [
+            'differ in their Unicode form alone',
+            'c a f e U+0301',
+            'c a f U+00E9',
+            'Rename all but one',
+        ],
     ),
     'name not UTF-8': (not_utf8, ["class name b'caf\\xe9' is not UTF-8", 'Rename it']),
     'one class': (
@@ -191,6 +196,7 @@ IMAGES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', IMAGES)
 def test_bad_images_are_refused_by_run_and_by_check(case, tmp_path, call):
     make, fragments = IMAGES[case]
@@ -200,6 +206,7 @@ def test_bad_images_are_refused_by_run_and_by_check(case, tmp_path, call):
     assert_refused(call('check', config, *APART), 'problem: source: ', *fragments)
 
 
+@pytest.mark.long
 def test_a_cut_picture_is_found_before_anything_is_trained(tmp_path, call):
     config, workdir = cut_picture(tmp_path), tmp_path / 'run'
     fragments = (
@@ -267,6 +274,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', SETTINGS)
 def test_bad_settings_are_refused_by_run_and_by_check(case, tmp_path, call):
     flags, fragments = SETTINGS[case]
@@ -423,6 +431,7 @@ def test_half_a_cluster(tmp_path, call):
 # ------------------------------------------------------------------ networks from outside
 
 
+@pytest.mark.long
 def test_unknown_weights_of_a_prior(tmp_path, call):
     for load in ('no_such_folder', str(tmp_path / 'none')):
         flags = [CONFIG, f'--config.prior.load={load}']
@@ -490,6 +499,7 @@ def full_after(monkeypatch, count):
     monkeypatch.setattr(os, 'replace', rename)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('count', [0, 3, 9])
 def test_a_full_disk_keeps_what_is_finished(count, tmp_path, call, monkeypatch):
     flags = [DIGITS, f'--workdir={tmp_path}', '--stages=prepare', '--config.source.train_size=300']
@@ -530,6 +540,7 @@ def test_a_stop_is_told_from_a_failure(tmp_path, call, monkeypatch):
     assert 'Traceback' not in text
 
 
+@pytest.mark.long
 def test_the_message_is_all_there_is_in_a_real_process(tmp_path):
     import subprocess
 

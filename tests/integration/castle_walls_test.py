@@ -12,22 +12,22 @@ from purify.data.loader import Split
 
 CONFIG = 'configs/castle_walls.py'
 JUDGES = ('dissection.labeller', 'dissection.detector')
+NETWORK = ('width=4', 'stages=(1,)')
 SMALLEST = (
     '--config.source.size_px=8',  # what they are at heart
     '--config.source.train_size=240',
     '--config.source.test_size=100',
     '--config.attack.size_px=2',
     '--config.teacher.epochs=1',
-    '--config.teacher.network.width=4',
+    *(f'--config.teacher.network.{small}' for small in NETWORK),
     '--config.defense.generator.network.sample_size=8',
     '--config.defense.generator.network.block_out_channels=(8,16)',
     '--config.defense.generator.steps=40',
-    '--config.run.save_every=4',
     '--config.run.report_images=2',
 )
 TINY = (
     *SMALLEST,
-    *(f'--config.{part}.network.width=4' for part in ('student', *JUDGES)),
+    *(f'--config.{part}.network.{small}' for part in ('student', *JUDGES) for small in NETWORK),
     *(f'--config.{part}.epochs=1' for part in ('student', *JUDGES)),
     '--config.defense.sampling.steps=4',
     '--config.defense.images=90',
@@ -78,7 +78,7 @@ def test_killed_within_its_generator_or_its_generations_it_ends_with_the_same_by
     name, sign = rng.choice(
         (('generator', 'checkpoints/step_*'), ('generated', '*.array_record-*'))
     )
-    flags = (*TINY, '--stages', 'prepare,generator,generated')
+    flags = (*TINY, '--config.run.save_every=4', '--stages', 'prepare,generator,generated')
     kill_at(tmp_path, f'{name}-*/{sign}', *flags, config=CONFIG)
     assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), (
         'it was done before it was killed: the test shows nothing'

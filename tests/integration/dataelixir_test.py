@@ -25,7 +25,6 @@ TINY = (
     '--config.defense.targets.deviations=0.0',
     '--config.defense.targets.level=0.9',
     '--config.shard_size=20',
-    '--config.run.save_every=5',
     '--config.run.log_every=5',
     '--config.run.inference_batch=20',
     '--config.run.batch_per_device=20',
@@ -89,7 +88,8 @@ def test_the_run_replaces_images_and_says_what_became_of_each(whole):
 
 @pytest.mark.long
 def test_killed_in_the_midst_of_its_stages_it_ends_with_the_same_bytes(whole, tmp_path):
-    killed = [sign for sign in MIDST if kill_at(tmp_path, sign, *TINY, config=CONFIG)]
+    flags = (*TINY, '--config.run.save_every=5')
+    killed = [sign for sign in MIDST if kill_at(tmp_path, sign, *flags, config=CONFIG)]
     assert killed == list(MIDST)
     finished(tmp_path)
     assert written(whole)

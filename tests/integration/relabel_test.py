@@ -12,14 +12,16 @@ from support.command import assert_same_weights, dataset_bytes, kill_at, run, st
 from purify.engine.tables import read_table
 
 CONFIG = 'configs/relabel.py'
+NETWORK = ('width=4', 'stages=(1,)')
 TINY = (
     '--config.source.size_px=8',  # what they are at heart
     '--config.attack.size_px=2',
     '--config.teacher.epochs=1',
     '--config.student.epochs=1',
-    '--config.defense.encoder.epochs=24',
+    *(f'--config.{part}.network.{small}' for part in ('teacher', 'student') for small in NETWORK),
+    '--config.defense.encoder.epochs=12',
+    '--config.defense.encoder.network.width=8',
     '--config.defense.fit.members=3',
-    '--config.run.save_every=10',
     '--config.run.report_images=2',
 )
 SEED = int(os.environ.get('PURIFY_KILL_SEED', '0'))
@@ -60,7 +62,7 @@ def test_killed_within_its_encoder_or_its_densities_it_ends_with_the_same_bytes(
     rng = random.Random(SEED)
     name = rng.choice(('encoder', 'densities'))
     stages = ('--stages', 'prepare,encoder,features,densities,verdicts,purified,student')
-    flags = (*TINY, f'--config.teacher.load={whole}/teacher', *stages)
+    flags = (*TINY, '--config.run.save_every=10', f'--config.teacher.load={whole}/teacher', *stages)
     sign, pause = f'{name}-*/checkpoints/step_*', rng.uniform(0, 0.15)
     kill_at(tmp_path, sign, *flags, config=CONFIG, pause_s=pause)
     assert not list(tmp_path.glob(f'stages/{name}-*/DONE')), (

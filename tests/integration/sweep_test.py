@@ -127,6 +127,7 @@ def test_every_run_has_its_folder_and_all_share_one_store(sweep):
     assert call['point'] == {'point': {'config.x': 1}, 'seed': 4}  # written before the run starts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['overrides.json', 'results.json'])
 @pytest.mark.parametrize(
     'damage', [b'', b'[cut', b'\xff\xfe\x00', b'[' * 100_000, b'{}', b'[]', b'5', b'{"teacher": 3}']
@@ -144,6 +145,7 @@ def test_a_run_whose_files_are_damaged_is_not_done(sweep, name, damage):
     assert [line for line in said.splitlines() if line.startswith('started')] == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('damage', [b'[]', b'{"point": {"config.x": 9}, "seed": 0}', None])
 def test_the_point_of_a_finished_run_is_written_again(sweep, damage):
     sweep()
@@ -254,6 +256,7 @@ def test_slurm_gets_the_open_runs_as_an_array(sweep, tmp_path, monkeypatch):
     assert found == [1, 1, 2]
 
 
+@pytest.mark.long
 def test_what_purify_refuses_is_not_started(tmp_path):
     command = [sys.executable, 'launch/sweep.py', '--config', 'configs/quickstart.py', '--sweep']
     command += ['strat', '--workdir', str(tmp_path)]

@@ -89,6 +89,7 @@ def written_out(z, weights, orders, rule):
 CASES = [(5, 2, 0, 'swap'), (5, 3, 7, 'permute')]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('width', 'couplings', 'hidden', 'mixing'), CASES)
 @pytest.mark.parametrize(('transform', 'rule'), [('affine', affine), ('spline', spline)])
 def test_the_density_is_that_of_the_formulas(width, couplings, hidden, mixing, transform, rule):
@@ -101,6 +102,7 @@ def test_the_density_is_that_of_the_formulas(width, couplings, hidden, mixing, t
     np.testing.assert_allclose(jax.jit(flow.log_density)(z), wanted, rtol=2e-5, atol=2e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('transform', 'mixing'), [('affine', 'swap'), ('spline', 'permute')])
 def test_the_determinant_is_that_of_the_jacobian(transform, mixing):
     flow, _, _ = make(5, 3, 0, transform, mixing, spread=0.1)
@@ -112,6 +114,7 @@ def test_the_determinant_is_that_of_the_jacobian(transform, mixing):
     assert not np.isin(np.round(z, 4), np.round(u, 4)).any()  # no dimension passes as it is
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('transform', ['affine', 'spline'])
 def test_a_density_sums_to_one(transform):
     flow, _, _ = make(2, 2, 8, transform, spread=0.3, seed=3)
@@ -123,6 +126,7 @@ def test_a_density_sums_to_one(transform):
     assert (found * step**2).sum() == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('transform', ['affine', 'spline'])
 def test_a_fresh_flow_is_the_identity_up_to_order(transform):
     z = RNG.normal(size=(4, 7)).astype(np.float32) * 2

@@ -85,6 +85,7 @@ def again(chain, config):
     return read_table(other.folder('features'))
 
 
+@pytest.mark.long
 def test_features_of_a_classifier_are_what_its_head_reads(chain):
     table, (ids, pixels) = read_table(chain.folder('features')), images(chain)
     model = read_classifier(chain.folder('teacher'))
@@ -101,6 +102,7 @@ def test_a_finished_classifier_from_outside_gives_the_same_features(chain):
     np.testing.assert_array_equal(found, read_table(chain.folder('features'))['features'])
 
 
+@pytest.mark.long
 def test_features_of_clip_are_its_embeddings(chain, clip):
     table = again(chain, tiny(clip))
     model, (_, pixels) = ClipEncoder.from_folder(clip), images(chain)

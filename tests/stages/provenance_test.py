@@ -182,6 +182,7 @@ def trained(words, folder, *changes):
     return config, chain.folder('prior')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('words', 'images', 'kind'),
     [('', 32, 'reference'), ('data=poisoned,attack=patch', 64, 'poisoned')],

@@ -63,6 +63,7 @@ def used_attributes(rule):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('rule', rules(), ids=lambda rule: rule.__qualname__)
 def test_every_attribute_of_a_rule_is_used(rule):
     # the test below looks for the score of disruptive poison

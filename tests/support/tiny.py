@@ -17,6 +17,7 @@ SMALL = (
     '--config.teacher.epochs=1',
     '--config.teacher.batch=16',
     '--config.teacher.network.width=4',
+    '--config.teacher.network.stages=(1,)',
     '--config.shard_size=40',
     '--config.run.inference_batch=24',
     '--config.run.batch_per_device=24',
@@ -24,6 +25,7 @@ SMALL = (
 STUDENT = (
     '--config.student.epochs=1',
     '--config.student.network.width=4',
+    '--config.student.network.stages=(1,)',
     '--config.student.batch=16',
 )
 VARY = ('--config.defense.vary.steps=2',)

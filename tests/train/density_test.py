@@ -95,6 +95,7 @@ def one_after_another(changes=FIT):
     return np.stack(columns, 1), 1 + kept, np.array(curves)
 
 
+@pytest.mark.long
 def test_several_flows_of_a_class_are_averaged():
     changes = Fit(epochs=2.0, batch=8, lr=0.03, hold_out=0.0, members=2)
     found = fit(changes=changes)
@@ -105,6 +106,7 @@ def test_several_flows_of_a_class_are_averaged():
     assert found.updates.tolist() == [10, 3, 6]
 
 
+@pytest.mark.long
 def test_side_by_side_is_one_after_another(whole):
     found, folder, cost = whole
     columns, kept, curves = one_after_another()
@@ -121,6 +123,7 @@ def test_side_by_side_is_one_after_another(whole):
     assert (found.log_density.argmax(1) == LABELS).mean() > 0.8
 
 
+@pytest.mark.long
 def test_a_fit_may_move_to_other_devices(whole, tmp_path, monkeypatch):
     stop_after(10, monkeypatch, folder=tmp_path, devices=8)  # five of the eight have a copy
     found = fit(folder=tmp_path, devices=1)
@@ -141,6 +144,7 @@ def test_neither_other_classes_nor_the_order_of_rows_matter(whole):
     np.testing.assert_array_equal(found.held, whole[0].held[order])
 
 
+@pytest.mark.long
 def test_without_images_apart_the_last_epoch_is_kept_even_one_too_short_for_an_update(tmp_path):
     found = fit(changes=Fit(epochs=2.05, batch=8, lr=0.03, hold_out=0.0), folder=tmp_path)
     assert not found.held.any()
@@ -159,6 +163,7 @@ def test_a_stopped_fit_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
     assert (tmp_path / 'metrics.jsonl').read_bytes() == (folder / 'metrics.jsonl').read_bytes()
 
 
+@pytest.mark.long
 def test_the_features_lie_on_a_device_once_and_are_not_fetched_with_the_state(monkeypatch):
     sizes, fetched = [], []
     put, narrow = Layout.put, Layout.narrow

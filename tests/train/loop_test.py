@@ -73,6 +73,7 @@ def leaves(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
+@pytest.mark.long
 def test_resumed_training_equals_uninterrupted_training_byte_for_byte(tmp_path):
     whole = train(tmp_path / 'whole')
 
@@ -102,6 +103,7 @@ class Told(Classify):
         )
 
 
+@pytest.mark.long
 def test_a_run_in_parts_is_one_run_where_the_optimiser_remembers_nothing(tmp_path):
     graph, _ = abstract_network(build)
     optimizer = optax.sgd(0.1)
@@ -124,6 +126,7 @@ def test_a_run_in_parts_is_one_run_where_the_optimiser_remembers_nothing(tmp_pat
     np.testing.assert_allclose(found, np.arange(7) / 7, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_eight_devices_goes_on_with_one(tmp_path):
     whole = train(tmp_path / 'whole')
     train(tmp_path / 'moved', steps=5)
@@ -133,6 +136,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_one(tmp_path):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.long
 def test_stop_request_saves_and_leaves(tmp_path, monkeypatch):
     asked = iter([False] * 6 + [True] * 100)
     monkeypatch.setattr(preemption, 'asked', lambda: next(asked))
@@ -164,6 +168,7 @@ def test_accumulation_gives_the_same_update():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.long
 def test_average_follows_its_formula():
     optimizer = optax.sgd(0.5)
     graph, _ = abstract_network(build)

@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from models.classifiers.resnet_test import shuffle_values
 
@@ -23,6 +24,7 @@ class Watcher(ClassifierNetwork):
         return images
 
 
+@pytest.mark.long
 def test_heat_of_a_network_that_can_be_read():
     """The gradient of a mean over 4 places is W / 4, so the heat is relu(x . w_label) stretched."""
     weights = np.array([[1.0, -1.0], [-2.0, 2.0]])
@@ -39,6 +41,7 @@ def test_heat_that_is_the_same_everywhere_or_nowhere_is_zero():
     np.testing.assert_array_equal(grad_cam(network, x, jnp.array([0, 1])), np.zeros((2, 3, 3)))
 
 
+@pytest.mark.long
 def test_gradients_of_a_deep_neck_agree_with_differences():
     """VGG's features are no means of its maps: the weights are those of finite differences in
     float64-like steps.

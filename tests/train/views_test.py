@@ -92,6 +92,7 @@ def test_a_view_is_a_function_of_its_own_key(channels):
     assert (np.abs(make(images, keys(6, seed=1)) - first).max((1, 2, 3)) > 0.01).all()
 
 
+@pytest.mark.long
 def test_what_else_happens_to_a_view_does_not_depend_on_its_noise():
     images = jnp.asarray(RNG.random((32, 8, 8, 1)), jnp.float32)
     plain, noisy = (
@@ -101,6 +102,7 @@ def test_what_else_happens_to_a_view_does_not_depend_on_its_noise():
     assert 0 < np.abs(noisy - plain).max() < 6e-3
 
 
+@pytest.mark.long
 def test_all_of_the_colour_goes_or_none():
     images = jnp.asarray(RNG.random((64, 4, 4, 3)), jnp.float32)
     seen = np.asarray(jax.jit(Views(**USUAL | {'jitter': 0.0, 'grey': 0.25}))(images, keys(64)))

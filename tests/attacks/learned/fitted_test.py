@@ -37,6 +37,7 @@ def test_a_trigger_comes_back_as_it_was_written(tmp_path, name):
     same(weights, read)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', NAMES)
 def test_an_image_does_not_depend_on_its_neighbours(tmp_path, name):
     """One alone, 40 at once (two batches, the second padded) and the program of a batch of 3."""

@@ -10,6 +10,7 @@ def attack_of(folder, **changes):
     return SampleSpecific(**({'load': str(folder), 'secret_bits': BITS} | changes))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('shape', [(8, 8, 1), (13, 10, 3), (33, 32, 1)])
 def test_stamp_adds_what_the_encoder_says(tmp_path, shape):
     weights = make_trigger(tmp_path, 'sample_specific', channels=shape[-1])

@@ -255,6 +255,7 @@ print(int(source.train.fetch(4).astype(int).sum()), 'cv2' in sys.modules)
 """
 
 
+@pytest.mark.long
 def test_neither_tensorflow_nor_opencv_is_needed(data_dir):
     done = subprocess.run(
         [sys.executable, '-c', WITHOUT_OPENCV, data_dir], capture_output=True, text=True

@@ -116,6 +116,7 @@ def by_hand(generator, seed=5, **changes):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'changes',
     [
@@ -149,6 +150,7 @@ def test_noise_is_shared_by_the_classes():
     assert len(np.unique(errors[:, 0, 0])) == len(IDS)
 
 
+@pytest.mark.long
 def test_a_row_depends_on_its_image_id_and_seed_alone():
     rule = compiled()
     whole = rule(WEIGHTS, IMAGES, IDS)
@@ -174,6 +176,7 @@ def test_rounds_that_keep_all_are_none():
     np.testing.assert_array_equal(kept['predictions'], plain['predictions'])
 
 
+@pytest.mark.long
 def test_rounds_eliminate_by_the_headline_so_far():
     """Against loops: 4 classes for 2 draws, 3 for 1 more, 2 for the other 3."""
     each, left = by_hand(Made()), [set(range(4)) for _ in IDS]
@@ -204,6 +207,7 @@ def test_calls_are_counted():
         DenoisingErrors(**SETTINGS | {'rounds': [[2, 5]]}).calls(4)
 
 
+@pytest.mark.long
 def test_the_network_is_asked_as_often_as_counted():
     asked = []
 
@@ -235,6 +239,7 @@ def test_levels_are_the_nearest_on_a_logarithmic_scale():
     assert {0, 49} <= set(want.tolist())
 
 
+@pytest.mark.long
 def test_grey_images_are_widened_for_a_generator_of_colours():
     generator = Made(state_shape=(4, 3, 3), channels=3)
     weights = {'pull': RNG.normal(0, 0.3, (4, 4, 3, 3)).astype(np.float32), 'mix': np.float32(0.8)}

@@ -55,6 +55,7 @@ def test_images_are_of_their_conditions_and_of_the_dataset_s_size():
     assert np.asarray(out['finite']).all()
 
 
+@pytest.mark.long
 def test_a_row_is_a_function_of_seed_stream_and_id():
     class Noisy(Knows):
         def predictor(self, weights, labels, guidance):

@@ -53,6 +53,7 @@ def steps_by_hand(name, x):
     return x, states, clean
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('state', ['x_t', 'x0'])
 @pytest.mark.parametrize('name', ['euler', 'dpmpp_2m'])
 def test_samplers_that_draw_no_noise(name, state):
@@ -103,6 +104,7 @@ class Drawn(Candidates):
         return walk
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('rounds', 'kept'), [(1, 1), (1, 3), (5, 2), (5, 5)])
 def test_an_attacker_is_handed_what_the_defence_would_choose(rounds, kept):
     """`choose_candidate`, on the distances that the measure finds of the same candidates."""

@@ -72,6 +72,7 @@ def measured(state='x_t', seed=0, levels='rounded'):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('state', 'seed', 'levels'),
     [('x_t', 0, 'rounded'), ('x0', 1, 'rounded'), ('x_t', 0, 'truncated')],
@@ -197,6 +198,7 @@ def draw_rows(*shape):
     }
 
 
+@pytest.mark.long
 def test_grey_images_of_another_size_are_compared_as_they_are():
     shape, weights = (9, 9, 1), jnp.ones((CLASSES, 9, 9, 1))
     rule = jax.jit(Candidates(**SHORT).rule(MODELS, Context(shape, 0, [])))
@@ -205,6 +207,7 @@ def test_grey_images_of_another_size_are_compared_as_they_are():
     assert out['finite'].all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('prior_channels', [1, 3])
 def test_images_are_made_in_the_size_of_the_dataset(prior_channels):
     prior = make_prior(PROTOTYPES[..., :prior_channels])
@@ -231,6 +234,7 @@ def test_levels_are_truncated_as_they_are_in_the_released_code():
     assert (image[made] == rounded).mean() < 0.7
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('levels', ['rounded', 'truncated'])
 def test_the_classifier_sees_the_image_itself_on_the_same_levels(levels):
     """A classifier whose label is the grey level of the first pixel."""
@@ -251,6 +255,7 @@ def test_the_classifier_sees_the_image_itself_on_the_same_levels(levels):
     assert (seen != np.arange(256)).sum() == (63 if levels == 'truncated' else 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('which', ['image', 'candidates'])
 def test_logits_that_are_no_numbers_are_told(which):
     """With sound features and distances."""

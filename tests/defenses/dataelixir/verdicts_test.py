@@ -281,6 +281,7 @@ READINGS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('reading', 'choice', 'final'), READINGS)
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.booleans(), st.sampled_from([0, 0.3, 0.6, 0.8, 1]))

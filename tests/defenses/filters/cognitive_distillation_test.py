@@ -67,6 +67,7 @@ def distilled(image, identity, measure):
     return (np.tanh(raw) + 1) / 2, losses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'changes', [{}, {'on': 'features', 'gamma': 0.001}, {'beta': 10.0, 'lr': 0.05, 'gamma': 0.03}]
 )
@@ -104,6 +105,7 @@ def test_an_answer_that_hangs_on_few_pixels_leaves_a_small_mask():
     assert lone.min() > spread.max()
 
 
+@pytest.mark.long
 def test_rows_do_not_meet():
     check_rows(USUAL)
     check_rows(dataclasses.replace(USUAL, on='features', steps=10))

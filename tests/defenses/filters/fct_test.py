@@ -44,6 +44,7 @@ def view(image, identity, number, measure, seed=5):
     return moved
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'changes', [{}, {'times': 1}, {'shift': 0.0, 'rotation': 40.0}, {'rotation': 0.0, 'shift': 0.4}]
 )
@@ -69,6 +70,7 @@ def test_moving_brings_in_black(by):
     np.testing.assert_array_equal(move(jnp.array(image), jnp.array(by)), wanted)
 
 
+@pytest.mark.long
 def test_rows_do_not_meet_and_the_seed_counts():
     check_rows(USUAL)
     assert (scored(USUAL)['score'] != scored(USUAL, seed=6)['score']).all()

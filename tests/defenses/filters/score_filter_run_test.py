@@ -42,6 +42,7 @@ def small(name):
     return config
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', SCORES)
 def test_a_score_leaves_out_the_highest_and_is_held_against_the_truth(store, name):
     config = small(name)
@@ -62,6 +63,7 @@ def test_a_score_leaves_out_the_highest_and_is_held_against_the_truth(store, nam
     assert found['target_labels'] is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', SCORES)
 def test_its_stages_can_be_shaped(name):
     assert check(small(name)).problems == []

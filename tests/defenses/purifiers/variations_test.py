@@ -56,6 +56,7 @@ def rows(images=IMAGES, variation=0):
     }
 
 
+@pytest.mark.long
 def test_colour_transfer_undoes_a_change_of_colour():
     out = defense().rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))({'prior': 0.5}, rows())[
         'image'
@@ -71,6 +72,7 @@ def test_without_it_the_priors_colours_stay():
     assert np.abs(np.asarray(out) - wanted).max() <= 1
 
 
+@pytest.mark.long
 def test_noise_is_a_function_of_seed_id_and_copy():
     noisy = Fake(noise=0.5)
     rule = defense().rule({'prior': noisy}, Context((8, 8, 3), 0, NAMES))
@@ -93,6 +95,7 @@ def test_noise_is_a_function_of_seed_id_and_copy():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('size', 'channels', 'prior_channels'), [(16, 3, 3), (4, 3, 3), (8, 1, 3), (8, 1, 1)]
 )

@@ -62,6 +62,7 @@ def moved(chain, before, after):
     return {name for name in one if not np.array_equal(one[name], other[name])}
 
 
+@pytest.mark.long
 def test_each_split_is_of_the_losses_of_the_round_before(chain):
     poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
     split = {k: read_table(chain.folder(f'split{k}')) for k in (1, 2, 3)}
@@ -109,6 +110,7 @@ def test_the_weight_grows_over_all_rounds(chain):
         )
 
 
+@pytest.mark.long
 def test_killed_in_a_round_it_ends_with_the_same_bytes(chain, tmp_path, monkeypatch):
     config = tiny()
     config['run']['save_every'] = 1

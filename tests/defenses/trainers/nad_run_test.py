@@ -59,6 +59,7 @@ def gap(one, other):
     )
 
 
+@pytest.mark.long
 def test_both_parts_train_on_what_is_trusted(chain):
     assert list(chain.stages) == ['prepare', 'trusted', 'finetuned', 'student', 'evaluate']
     steps = {
@@ -74,6 +75,7 @@ def test_without_attention_both_parts_are_the_same_training(made, chain):
     assert gap(chain.folder('student'), made[1]) > 1e-3
 
 
+@pytest.mark.long
 def test_attention_draws_the_student_on(made, chain):
     config = tiny(made[1], beta=(1e5,), epochs=16)
     other = Chain(make_stages(config), chain.store)

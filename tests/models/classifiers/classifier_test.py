@@ -82,6 +82,7 @@ def build(name):
     return NETWORKS.make(name, num_classes=3, channels=3, **own, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('short')
 @pytest.mark.parametrize('name', FAMILIES)
 def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):

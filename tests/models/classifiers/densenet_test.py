@@ -58,6 +58,7 @@ def forward64(network, x, train=False):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('stem', 'norm', 'train', 'size', 'compression'),
     [
@@ -80,6 +81,7 @@ def test_forward_agrees_with_float64(stem, norm, train, size, compression):
         np.testing.assert_allclose(ours, wanted, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('settings', 'count'),
     [
@@ -96,6 +98,7 @@ def test_parameter_counts_are_the_published_ones(settings, count):
     assert found == count
 
 
+@pytest.mark.long
 def test_initial_values_are_he_normal_by_the_fan_in_and_torch_linear():
     network = small(stages=(2,), growth=16, bottleneck=6, num_classes=50)
     for conv, fan in ((network.blocks[1].convs[0], 48), (network.blocks[1].convs[1], 96 * 9)):
@@ -107,6 +110,7 @@ def test_initial_values_are_he_normal_by_the_fan_in_and_torch_linear():
     assert not np.any(network.head.bias[...])
 
 
+@pytest.mark.long
 def test_bfloat16_computes_low_and_answers_in_float32():
     exact, low = small(stem='imagenet'), small(stem='imagenet', dtype='bfloat16')
     shuffle_values(exact)

@@ -83,6 +83,7 @@ def forward64(network, x, strides, train=False):
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('short')
 @pytest.mark.parametrize('train', [False, True])
 def test_forward_agrees_with_float64(train):
@@ -95,6 +96,7 @@ def test_forward_agrees_with_float64(train):
         np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('name', 'count'), [('efficientnet_b0', 5_288_548), ('efficientnet_b4', 19_341_616)]
 )
@@ -112,6 +114,7 @@ def test_channels_are_multiples_of_eight_that_lose_no_tenth():
     assert widened(16, 0.7) == 16
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('short')
 def test_training_drops_and_evaluation_does_not():
     network = small(dropout=0.5, drop_path=0.9)
@@ -129,6 +132,7 @@ def test_training_drops_and_evaluation_does_not():
     assert [block.rate for block in network.blocks] == pytest.approx([0.0, 0.3, 0.6])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('short')
 def test_a_branch_is_dropped_from_whole_images():
     block = small().blocks[2]
@@ -149,6 +153,7 @@ def test_a_branch_is_dropped_from_whole_images():
         assert not kept.any() or np.allclose(kept, 2 * whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures('short')
 def test_bfloat16_computes_low_and_answers_in_float32():
     network = small(dtype='bfloat16')

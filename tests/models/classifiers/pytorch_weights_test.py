@@ -205,6 +205,7 @@ REAL = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('name', 'layout'), REAL)
 def test_names_are_those_of_the_libraries(monkeypatch, name, layout):
     monkeypatch.undo()  # all seven stages

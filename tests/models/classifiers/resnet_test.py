@@ -110,6 +110,7 @@ def forward64(network, x, kind, stem, strides, mean, std, train=False):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('train', [False, True])
 @pytest.mark.parametrize(
     ('kind', 'stem', 'norm'),
@@ -135,6 +136,7 @@ def test_forward_agrees_with_float64(kind, stem, norm, train):
     np.testing.assert_allclose(network(x, train=train), logits, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('name', 'settings', 'count'),
     [
@@ -155,6 +157,7 @@ def test_parameter_counts_are_the_published_ones(name, settings, count):
     assert found == count
 
 
+@pytest.mark.long
 def test_initial_values_are_he_normal_and_torch_linear():
     network = build(stages=(1,), width=64, num_classes=50)
     kernel = np.asarray(network.blocks[0].convs[0].kernel[...])
@@ -184,6 +187,7 @@ def test_training_moves_the_running_statistics_by_a_tenth():
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.long
 def test_evaluation_does_not_depend_on_batch_mates():
     network = build()
     shuffle_values(network)
@@ -193,6 +197,7 @@ def test_evaluation_does_not_depend_on_batch_mates():
     assert np.abs(np.asarray(network(x, train=True)) - alone).max() > 1e-2
 
 
+@pytest.mark.long
 def test_group_norm_has_no_statistics_and_no_batch_mates():
     network = build(norm='group', width=12)
     # the largest divisor of 8 that 12 channels allow
@@ -203,6 +208,7 @@ def test_group_norm_has_no_statistics_and_no_batch_mates():
     np.testing.assert_allclose(network(x, train=True), alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('block', ['basic', 'preact'])
 def test_bfloat16_computes_low_and_answers_in_float32(block):
     exact, low = build(block=block, width=8), build(block=block, width=8, dtype='bfloat16')
@@ -286,6 +292,7 @@ def test_images_of_other_channels_are_refused():
         build()(images(channels=1), train=False)
 
 
+@pytest.mark.long
 def test_names_are_the_networks():
     assert NETWORKS['resnet'] is ResNet
     network = build('preact_resnet18')

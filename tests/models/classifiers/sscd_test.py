@@ -20,6 +20,7 @@ def tiny(**sizes):
     return network
 
 
+@pytest.mark.long
 def test_descriptors_are_generalised_means_through_a_layer_at_length_one():
     network, images = tiny(), RNG.random((3, 40, 36, 3), np.float32)
     maps = np.asarray(network.maps(images, train=False), np.float64)
@@ -41,6 +42,7 @@ def test_images_are_normalised_as_imagenets():
     np.testing.assert_allclose(network.normalise(grey + np.asarray(STD, np.float32)), 1, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('height', 'width', 'shape', 'ties'),
     [
@@ -83,6 +85,7 @@ def shapes_of(network, prefix=''):
     return {prefix + name: shape for name, shape in names.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('prefix', ['', 'backbone.'])
 @pytest.mark.parametrize(
     'sizes', [{}, {'stages': (3, 4, 6, 3), 'dims': 512}, {'block': 'basic', 'stages': (2, 1, 1)}]

@@ -57,6 +57,7 @@ def forward64(network, x, train):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('norm', 'train', 'size'),
     [('none', False, 9), ('batch', True, 8), ('batch', False, 40), ('group', True, 8)],
@@ -85,6 +86,7 @@ def test_grid_means_are_those_of_their_cells(shape):
     np.testing.assert_allclose(grid_means(x, 7), grid64(x, 7), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_half_of_the_hidden_units_are_dropped_in_training():
     network = small(hidden=200)
     x = images(8, 8)

@@ -96,6 +96,7 @@ def text_states(ids, p, act):
     return norm(encode(x, p, 'text_model', act, causal=True), p, 'text_model.final_layer_norm')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('act', ACTIVATIONS)
 def test_vision_by_hand(act):
     network, p = filled(CLIPVisionModelWithProjection, VISION | {'hidden_act': act})
@@ -108,6 +109,7 @@ def test_vision_by_hand(act):
     assert embeds.dtype == states.dtype == jnp.float32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('act', ACTIVATIONS)
 def test_text_by_hand(act):
     network, p = filled(CLIPTextModel, TEXT | {'hidden_act': act})
@@ -119,12 +121,14 @@ def test_text_by_hand(act):
     np.testing.assert_allclose(pooled, wanted[np.arange(3), [3, 1, 0]], atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_wrong_end_of_old_configs_pools_at_the_largest_id():
     network, _ = filled(CLIPTextModel, TEXT | {'eos_token_id': 2})
     states, pooled = network(jnp.array([[9, 2, 1, 10, 10], [9, 10, 2, 4, 4], [9, 2, 1, 0, 0]]))
     np.testing.assert_array_equal(pooled, states[np.arange(3), [3, 1, 0]])
 
 
+@pytest.mark.long
 def test_bfloat16_is_near_float32_and_no_more():
     cases = (
         (CLIPVisionModelWithProjection, VISION, IMAGES),

@@ -30,6 +30,7 @@ def by_hand(q, k, v, causal=False):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('causal', [False, True])
 def test_attention_by_hand(causal):
     q, k, v = draw()
@@ -127,6 +128,7 @@ def test_cpus_take_xla():
     assert choose_kernel(*shapes, jnp.dtype('bfloat16'), False, 'cpu') == 'xla'
 
 
+@pytest.mark.long
 def test_attention_blocks_go_through_it(gpu):
     block = blocks.Attention(
         16, head_dim=8, groups=None, eps=1e-5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)

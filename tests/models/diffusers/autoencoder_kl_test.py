@@ -88,6 +88,7 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
         assert 1e-5 < error < 0.05 * np.abs(golden[name]).max()
 
 
+@pytest.mark.long
 def test_downsampling_pads_one_row_and_column_at_the_end():
     network = make()
     down = network.encoder.down_blocks[0].downsamplers[0]
@@ -100,6 +101,7 @@ def test_downsampling_pads_one_row_and_column_at_the_end():
     np.testing.assert_allclose(out[0, :, :, 0], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_log_variance_is_clipped(images):
     network = make(SINGLE)
     bias = {'quant_conv': {'bias': nnx.Param(jnp.array([500.0, -500, 500, -500]))}}
@@ -110,6 +112,7 @@ def test_log_variance_is_clipped(images):
     np.testing.assert_array_equal(logvar[..., 1], -30.0)
 
 
+@pytest.mark.long
 def test_an_image_is_encoded_and_decoded_alone(images, latents):
     network = make(SINGLE)
     for call, x in (
@@ -122,6 +125,7 @@ def test_an_image_is_encoded_and_decoded_alone(images, latents):
         assert np.abs(before[1] - after[1]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_config_makes_the_same_network():
     network = make()
     again = nnx.eval_shape(lambda: AutoencoderKL.from_config(network.config, rngs=nnx.Rngs(1)))
@@ -131,6 +135,7 @@ def test_config_makes_the_same_network():
     assert found >= {'_class_name': 'AutoencoderKL', 'block_out_channels': [6, 9]}.items()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('changes', 'parameters'),
     [
@@ -184,6 +189,7 @@ def test_fields_shape_the_parameters(changes, parameters):
     assert shapes_of(network) == ((1, 8, 8, z), (1, 8, 8, z), (1, 8, 8, colours))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'changes',
     [

@@ -50,6 +50,7 @@ def compare(folder, io_file):
         np.testing.assert_allclose(array, io[name], rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', OWN)
 def test_output_of_pytorch(case, tmp_path):
     compare(materialise(GOLDEN / case, tmp_path / case), GOLDEN / case / 'io.npz')

@@ -42,6 +42,7 @@ def answers(state, trained):
     return ours, run(state, X.transpose(0, 3, 1, 2), T, **trained).transpose(0, 2, 3, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('made', 'trained', 'channels'), [(UNEVEN, FINE, 6), (BARE, PLAIN, 3)])
 def test_the_converted_network_answers_as_the_checkpoint_does(made, trained, channels):
     ours, theirs = answers(random_state(**made), trained)
@@ -50,6 +51,7 @@ def test_the_converted_network_answers_as_the_checkpoint_does(made, trained, cha
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4 * np.abs(theirs).max())
 
 
+@pytest.mark.long
 def test_so_it_does_with_the_same_heads_at_all_widths_and_by_no_other_flags():
     ours, theirs = answers(STATE, FINE)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4 * np.abs(theirs).max())

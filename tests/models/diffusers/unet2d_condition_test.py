@@ -119,6 +119,7 @@ def test_config_of_diffusers_comes_back(golden):
     assert export_tensors(network).keys() == tensors.keys()
 
 
+@pytest.mark.long
 def test_config_makes_the_same_network():
     network = abstract(**TINY)
     again = abstract(**network.config)
@@ -126,6 +127,7 @@ def test_config_makes_the_same_network():
     assert nnx.graphdef(again) == nnx.graphdef(network)
 
 
+@pytest.mark.long
 def test_fresh_transformers_are_the_identity():
     x, context = jnp.ones((1, 2, 2, 8)), jnp.ones((1, 3, 5))
     fresh = Transformer2DModel(
@@ -149,6 +151,7 @@ def test_geglu_uses_the_exact_gelu():
     np.testing.assert_allclose(layer(jnp.ones((1, 1))), [[2 * 0.977249868]], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_context_and_time_change_the_answer_of_their_own_image_only(
     network, usual, latents, context
 ):
@@ -169,6 +172,7 @@ def test_the_order_of_the_context_is_nothing(network, usual, latents, context):
     np.testing.assert_allclose(call(network, latents, T, context[:, ::-1]), usual, atol=1e-4)
 
 
+@pytest.mark.long
 def test_class_labels_change_the_answer(network, latents, context):
     labelled = make(num_class_embeds=5)
     first, second = (call(labelled, latents, T, context, jnp.array([1, label])) for label in (2, 3))
@@ -180,6 +184,7 @@ def test_class_labels_change_the_answer(network, latents, context):
         network(latents, T, context, jnp.array([1, 2]))
 
 
+@pytest.mark.long
 def test_dropout_needs_a_key(usual, latents, context):
     network = make(dropout=0.5)
     np.testing.assert_array_equal(call(network, latents, T, context), usual)
@@ -188,6 +193,7 @@ def test_dropout_needs_a_key(usual, latents, context):
     assert np.abs(call(network, latents, T, context, key=jax.random.key(1)) - dropped).max() > 1e-2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'changes',
     [
@@ -226,6 +232,7 @@ def test_fields_that_shape_the_network():
     assert out.shape == (2, 6, 10, 4)
 
 
+@pytest.mark.long
 def test_linear_projections_are_the_convolutions_in_another_layout(
     network, usual, latents, context
 ):
@@ -235,6 +242,7 @@ def test_linear_projections_are_the_convolutions_in_another_layout(
     np.testing.assert_allclose(call(linear, latents, T, context), usual, atol=1e-4)
 
 
+@pytest.mark.long
 def test_fields_that_hold_one_value_for_each_level():
     changes = {
         'down_block_types': ['CrossAttnDownBlock2D'] * 2,
@@ -254,6 +262,7 @@ def test_fields_that_hold_one_value_for_each_level():
     assert [len(block.resnets) for block in [*network.down_blocks, *network.up_blocks]] == wanted
 
 
+@pytest.mark.long
 def test_heads_of_each_level():
     both = {
         'down_block_types': ['CrossAttnDownBlock2D'] * 2,

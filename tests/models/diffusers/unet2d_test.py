@@ -61,6 +61,7 @@ def test_output_of_diffusers(golden):
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     sample, timestep, expected = golden
     network = load_model(UNet2DModel, GOLDEN, dtype=jnp.bfloat16)
@@ -72,6 +73,7 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_weights(golden):
     assert 1e-5 < error < 0.05 * np.abs(expected).max()  # it did compute in bfloat16, and well
 
 
+@pytest.mark.long
 def test_fresh_blocks_are_the_identity(images):
     rngs = nnx.Rngs(0)
     resnet = blocks.ResnetBlock2D(3, 3, temb_channels=3, groups=3, eps=1e-5, rngs=rngs)
@@ -81,6 +83,7 @@ def test_fresh_blocks_are_the_identity(images):
         assert np.std(kernel) > 0.1
 
 
+@pytest.mark.long
 def test_config_makes_the_same_network():
     network = make(TINY)
     again = nnx.eval_shape(lambda: UNet2DModel.from_config(network.config, rngs=nnx.Rngs(1)))
@@ -92,6 +95,7 @@ def test_config_makes_the_same_network():
     )
 
 
+@pytest.mark.long
 def test_time_changes_the_answer_of_its_own_image_only(images):
     network = make()
     before, after = call(network, images, T), call(network, images, T.at[1].set(10))
@@ -111,6 +115,7 @@ def test_class_labels_change_the_answer(images):
         make()(images, T, jnp.array([1, 2]))
 
 
+@pytest.mark.long
 def test_dropout_needs_a_key(images):
     network, sure = make(dropout=0.5), make(dropout=0.0)
     expected = call(sure, images, T)
@@ -122,6 +127,7 @@ def test_dropout_needs_a_key(images):
     np.testing.assert_array_equal(call(sure, images, T, key=jax.random.key(0)), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('changes', 'names'),
     [
@@ -149,6 +155,7 @@ def test_every_field_does_something(images, changes, names):
     assert network.config | changes == network.config
 
 
+@pytest.mark.long
 def test_downsample_padding_does_something(images):
     answers = [call(make(TINY, downsample_padding=padding), images, T) for padding in (0, 1)]
     assert np.abs(answers[0] - answers[1]).max() > 1e-3
@@ -190,6 +197,7 @@ def test_unknown_fields_that_are_off_pass():
     assert 'attention_legacy_order' not in network.config
 
 
+@pytest.mark.long
 def test_sizes_that_cannot_be_halved_are_refused():
     network = make(TINY)
     with pytest.raises(UserError, match='multiples of 2'):

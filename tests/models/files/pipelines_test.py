@@ -124,6 +124,7 @@ def test_the_folder_is_laid_out_as_diffusers_does(variation, saved):
             np.testing.assert_array_equal(held[key], value)
 
 
+@pytest.mark.long
 def test_a_pipeline_comes_back(variation, saved):
     pipeline = from_pretrained(saved)
     assert pipeline.class_name == variation.class_name
@@ -326,6 +327,7 @@ def test_tensors_that_do_not_fit_are_named_with_their_folder(folder):
         from_pretrained(folder, components=['vae'])
 
 
+@pytest.mark.long
 def test_shapes_alone_are_read_from_headers(monkeypatch, saved, folder):
     real = from_pretrained(saved)
 

@@ -24,6 +24,7 @@ def arrays(network):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('shapes', 'part', 'class_name', 'expected'),
     [  # as PyTorch's libraries count them
@@ -63,6 +64,7 @@ def test_what_conditions_fits_what_is_conditioned(shapes):
         assert parts['feature_extractor']['crop_size']['height'] == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind', PIPELINES)
 def test_a_random_pipeline_is_whole_and_can_be_written_and_read(kind, tmp_path):
     pipeline = random_pipeline(kind, 'tiny', seed=1)
@@ -111,6 +113,7 @@ def test_half_precision_leaves_norms_alone_and_is_the_rounded_weight():
         np.testing.assert_array_equal(value, whole[path].astype(value.dtype))
 
 
+@pytest.mark.long
 def test_what_flows_through_keeps_its_size():
     graph, state = nnx.split(random_pipeline('sd_variation', 'tiny', seed=0).parts['unet'])
     latents = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))

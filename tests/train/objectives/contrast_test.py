@@ -93,6 +93,7 @@ def after_one_step(count, blind=False):
     return state, metrics
 
 
+@pytest.mark.long
 def test_eight_devices_hold_one_batch_of_negatives():
     (one, metrics), (eight, spread) = (after_one_step(count) for count in (1, 8))
     np.testing.assert_allclose(metrics['loss'], spread['loss'], rtol=1e-5)
@@ -105,6 +106,7 @@ def test_eight_devices_hold_one_batch_of_negatives():
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.long
 def test_labels_and_the_head_take_no_part():
     (seen, _), (blind, _) = (after_one_step(1, blind) for blind in (False, True))
     for a, b in zip(jax.tree.leaves(seen.params), jax.tree.leaves(blind.params), strict=True):

@@ -75,6 +75,7 @@ def call(made, batch=BATCH, seed=0):
     return jax.jit(learned)(params, stats, learned.frozen, batch, jax.random.key(seed))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('prediction', ['epsilon', 'v_prediction', 'sample'])
 def test_the_loss_is_the_mean_square_of_what_the_schedule_asks_for(prediction):
     made = learned, params, _ = task(prediction=prediction)
@@ -100,6 +101,7 @@ def test_the_loss_is_the_mean_square_of_what_the_schedule_asks_for(prediction):
     assert float(call(made, seed=1)[0]) != float(loss)
 
 
+@pytest.mark.long
 def test_latents_are_drawn_about_the_vaes_mean_and_scaled():
     learned, *_ = task()
     latents, noise, t, context = jax.vmap(lambda key: learned.draw(learned.frozen, BATCH, key))(
@@ -117,6 +119,7 @@ def test_latents_are_drawn_about_the_vaes_mean_and_scaled():
     np.testing.assert_array_equal(context, np.broadcast_to(CAPTIONS[BATCH['label']], context.shape))
 
 
+@pytest.mark.long
 def test_so_many_captions_give_way_to_the_empty_one():
     learned, *_ = task(drop=0.3)
     keys = jax.random.split(jax.random.key(0), 600)
@@ -135,6 +138,7 @@ def test_only_the_unet_is_given_a_gradient():
     assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(grads))
 
 
+@pytest.mark.long
 def test_other_sizes_and_grey_images_are_made_to_fit():
     learned, *_ = task(size_px=8)
     grey = {'image': np.full((2, 12, 12, 1), 200, np.uint8), 'label': np.zeros(2, np.int32)}
@@ -165,6 +169,7 @@ def pipeline(folder):
     return read_stable_diffusion(folder, 'bfloat16')
 
 
+@pytest.mark.long
 def test_captions_are_those_of_the_names_written_out(pipeline, monkeypatch):
     monkeypatch.setattr(latent, 'AT_ONCE', 2)  # five captions are three turns
     table = caption_table(pipeline, ['n01440764', 'chain_saw', 'church', '7'], 'A photo of a {}')

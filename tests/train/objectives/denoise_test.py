@@ -42,6 +42,7 @@ def loss_of(task, batch=BLACK, key=0):
     return float(task[1](graph)(params, stats, (), batch, jax.random.key(key))[0])
 
 
+@pytest.mark.long
 def test_the_loss_is_zero_for_a_perfect_network_and_the_variance_of_noise_for_a_silent_one():
     black = {'image': BLACK['image']}  # without classes no label is asked for
     make = lambda graph: Denoise(graph, SCHEDULE, 8, 0.9)
@@ -49,6 +50,7 @@ def test_the_loss_is_zero_for_a_perfect_network_and_the_variance_of_noise_for_a_
     assert loss_of((Silent(), make), black) == pytest.approx(1.0, abs=0.06)
 
 
+@pytest.mark.long
 def test_a_silent_network_under_edm_has_the_loss_of_its_skip_alone():
     """D = c_skip (x_0 + s n), so weight (D - x_0)^2 has the mean weight ((c_skip - 1)^2 x_0^2 +
     c_skip^2 s^2) over log-normal s.

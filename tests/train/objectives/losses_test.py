@@ -41,6 +41,7 @@ def test_symmetric_is_both_directions(alpha, beta):
     np.testing.assert_allclose(rows, by_hand(LOGITS, LABELS, alpha, beta), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_symmetric_stays_finite_where_the_answer_is_sure_and_wrong():
     logits, labels = jnp.array([[200.0, -200.0]]), jnp.array([1])
     loss, slope = jax.value_and_grad(

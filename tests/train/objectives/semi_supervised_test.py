@@ -162,6 +162,7 @@ def unmixed_rows(params, batch):
     )
 
 
+@pytest.mark.long
 def test_without_views_and_mixture_the_loss_is_written_out():
     graph, params, stats = fresh(build)
     batch = rows(5)
@@ -185,6 +186,7 @@ def test_without_views_and_mixture_the_loss_is_written_out():
             np.testing.assert_allclose(found, (ahead - behind) / (2 * tiny), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_halves_are_mixed_with_some_other_row():
     graph, params, stats = fresh(build)
     batch = rows(1)
@@ -204,6 +206,7 @@ def test_halves_are_mixed_with_some_other_row():
     assert len({round(possible[k], 4) for k in nearest}) == 2
 
 
+@pytest.mark.long
 def test_eight_devices_mix_one_batch():
     graph, _ = abstract_network(build_normed)
     batch, found = rows(16), []

@@ -47,6 +47,7 @@ def test_it_is_the_mean_cosine_of_two_centres():
     assert float(found) == pytest.approx(by_hand(features, labels), abs=1e-5)
 
 
+@pytest.mark.long
 def test_its_slope_is_that_of_the_formula():
     features, labels = RNG.normal(size=(9, 3)), np.array([0, 0, 1, 2, 2, 2, 1, 0, 1])
     slope = jax.grad(centre_similarity)(jnp.array(features, jnp.float32), jnp.array(labels), 3)
@@ -69,6 +70,7 @@ def test_one_class_alone_pulls_at_nothing_and_a_centre_at_zero_breaks_nothing():
         np.testing.assert_array_equal(slope, np.zeros((4, 3)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('weight', [0.0, 0.5])
 def test_the_task_adds_the_cross_entropy_by_its_weight(weight):
     graph, params, stats = small()

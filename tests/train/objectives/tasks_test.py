@@ -45,6 +45,7 @@ def test_distillation_loss_is_equations_2_and_3(alpha, tau, ce_temperature):
     assert float(got) == pytest.approx(alpha * soft + (1 - alpha) * hard, rel=1e-5)
 
 
+@pytest.mark.long
 def test_no_gradient_reaches_the_teacher():
     labels = jnp.zeros(2, jnp.int32)
     settings = {'alpha': 0.5, 'tau': 5.0, 'ce_temperature': 1.0}
@@ -74,6 +75,7 @@ BATCH = {
 }
 
 
+@pytest.mark.long
 def test_classify_updates_the_running_statistics():
     graph, params, stats = small()
     _, (new, metrics) = Classify(graph)(params, stats, (), BATCH, jax.random.key(0))

@@ -87,6 +87,7 @@ def descend(task, params, stats, steps):
     return seen
 
 
+@pytest.mark.long
 def test_held_up_losses_float_and_unlearned_ones_climb():
     graph, params, stats = small()
     held = descend(HoldUp(graph, rule='local_ascent', gamma=0.8), params, stats, 60)
