@@ -142,6 +142,7 @@ def steps(folder):
     ]
 
 
+@pytest.mark.long
 def test_input_aware_fits_masks_first_and_keeps_donors(fitted, data):
     folder = fitted('input_aware')
     assert steps(folder / 'mask') == [1, 2, 3], '48 images once, in batches of 16'
@@ -184,6 +185,7 @@ def shape(name, settings, classes=3):
     return known.found.notes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', sorted(FITS))
 def test_the_check_shapes_every_fit(name):
     notes = [

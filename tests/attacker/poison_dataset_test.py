@@ -45,6 +45,7 @@ def test_target_images_take_part_where_asked_and_keep_their_label(tmp_path):
     assert (manifest.given_labels[manifest.poisoned] == 0).all()
 
 
+@pytest.mark.long
 def test_the_poison_seed_alone_says_who(tmp_path):
     ids = [
         Manifest.read(prepared(tmp_path / str(k), '', flag) / 'truth').poisoned
@@ -222,6 +223,7 @@ def test_all_to_all_moves_every_label_on(tmp_path):
     assert len(set(manifest.true_labels[hit].tolist())) == 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('poison_replicas', [True, False])
 def test_replicas_are_copies_and_are_poisoned_first_where_asked(tmp_path, poison_replicas):
     folder = prepared(

@@ -126,6 +126,7 @@ def test_a_shift_moves_each_image_by_itself_and_opens_black():
     np.testing.assert_array_equal(shift(images, 0, KEY), images)
 
 
+@pytest.mark.long
 def test_psnr_and_diversity_are_what_they_are_called():
     a, b, c, d = np.random.default_rng(0).random((4, 5, 6, 6, 3)).astype(np.float32)
     found = float(batch_psnr(a, b))

@@ -86,6 +86,7 @@ def test_stamp_is_a_function_of_parameters_id_and_mode(
     np.testing.assert_array_equal(found, [stamped, stamped])
 
 
+@pytest.mark.long
 @keeps_range
 @settings(max_examples=8)
 @given(

@@ -127,7 +127,12 @@ def test_a_line_holds_what_was_measured(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'tokens'), [('sd_variation', 1), ('versatile', 17), ('sd_img2img', 16)]
+    ('kind', 'tokens'),
+    [
+        ('sd_variation', 1),
+        pytest.param('versatile', 17, marks=pytest.mark.long),
+        ('sd_img2img', 16),
+    ],
 )
 def test_flops_grow_by_one_call_of_the_unet_with_every_step(asked, kind, tokens):
     config = config_of('--config.steps=4,8', spec=f'{SPEC},kind={kind}')

@@ -43,6 +43,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('config', 'table'), [(config, table) for config, tables in TABLES.items() for table in tables]
 )

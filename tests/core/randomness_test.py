@@ -45,6 +45,7 @@ def test_further_numbers_make_further_streams():
     assert len(draws) == 5
 
 
+@pytest.mark.long
 def test_streams_are_the_same_in_another_process_with_another_hash_seed():
     code = (
         'from purify.core.randomness import stream_number, stream_rng, stream_seed; '
@@ -67,6 +68,7 @@ def test_streams_are_the_same_in_another_process_with_another_hash_seed():
     assert done.stdout.split() == [str(number) for number in here]
 
 
+@pytest.mark.long
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=9, unique=True), st.randoms())
 def test_the_key_of_an_id_does_not_depend_on_its_batch(ids, random):
     key = randomness.stream_key(7, 'variations')

@@ -243,6 +243,7 @@ def test_whatever_keeps_wandb_from_starting_is_told_in_a_sentence(tmp_path, monk
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_setting_that_wandb_itself_refuses(tmp_path):
     pytest.importorskip('wandb', reason='the wandb extra is not installed')
     code = (

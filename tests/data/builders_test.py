@@ -83,6 +83,7 @@ print(len(source), *names, *[(int(r['id']), int(r['label']), int(r['image'].sum(
 """
 
 
+@pytest.mark.long
 def test_plain_tfds_opens_it_where_tensorflow_cannot_be_imported(tmp_path):
     write_all(tmp_path)
     done = subprocess.run(

@@ -54,6 +54,7 @@ def test_dataelixir_names_targets(case, sizes):
     assert np.mean([set(facts['target_labels']) == targets for facts in found]) >= 5 / 6
 
 
+@pytest.mark.long
 def test_dataelixir_names_stubborn_poison():
     """1,000 honest odd images of which .4 of the candidates stay, 5,000 poisoned ones of which .2
     do: an excess of half a nat.

@@ -45,6 +45,7 @@ def build(entry):
     return sampler
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', NAMES)
 def test_trajectory_of_diffusers(golden, name):
     entries, arrays = golden

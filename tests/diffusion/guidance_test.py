@@ -34,6 +34,7 @@ def test_guidance_by_hand(scale):
     np.testing.assert_allclose(guided, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_weights_of_ho_and_salimans():
     w = 5.0
     conditions = interleave(jnp.full((1, 1), 3.0), LABELS)

@@ -82,6 +82,7 @@ def test_perfect_networks_bring_the_image_back(case, prediction, timesteps):
     np.testing.assert_allclose(found, IMAGES, atol=2e-4)
 
 
+@pytest.mark.long
 def test_euler_between_timesteps_brings_the_image_back():
     schedule, sampler = build('euler', {}, np.linspace(199, 0, 6))
     assert sampler.timesteps.dtype == np.float32
@@ -179,6 +180,7 @@ def test_clean_images_of_a_network_with_variance():
     assert np.abs(kept).max() > 1.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', STOCHASTIC, ids=str)
 def test_other_keys_other_noise(case):
     _, sampler = build(*case, edit_timesteps(80, 4))
@@ -212,6 +214,7 @@ def test_edit_noises_to_the_first_timestep():
     np.testing.assert_allclose(seen['x'], expected, atol=1e-6)
 
 
+@pytest.mark.long
 def test_edit_noises_to_another_level_where_asked():
     """The released code of DataElixir noises one step further than the chain goes back."""
     _, sampler = build('ddpm', {'variance': 'fixed_large'}, edit_timesteps(80, 3))
@@ -223,6 +226,7 @@ def test_edit_noises_to_another_level_where_asked():
     assert np.abs(out - edit(sampler, wobble, IMAGES, KEYS)).max() > 1e-2
 
 
+@pytest.mark.long
 def test_sharded_chains_need_no_communication_and_agree():
     mesh = mesh_of(8)
     rows = NamedSharding(mesh, PartitionSpec('data'))

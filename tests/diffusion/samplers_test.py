@@ -190,6 +190,7 @@ def test_where_ddim_and_pndm_end():
         np.testing.assert_array_equal(found, step(SAMPLERS.make(name, FREE, [0])))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_state_stays_float32_under_bfloat16_outputs_and_traced_steps(name):
     sampler = SAMPLERS.make(name, LINEAR, edit_timesteps(50, 3))

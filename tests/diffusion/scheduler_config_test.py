@@ -363,6 +363,7 @@ def run(sampler, x, outputs):
     return float(sampler.final(carry).item())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('prediction', ['epsilon', 'v_prediction'])
 @pytest.mark.parametrize(
     ('spacing', 'visited'),

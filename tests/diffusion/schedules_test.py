@@ -45,6 +45,7 @@ def test_between_timesteps_the_ratio_is_linear():
     np.testing.assert_allclose(alpha**2 + sigma**2, 1)
 
 
+@pytest.mark.long
 def test_noise_of_each_image_has_its_own_timestep():
     schedule = make_noise_schedule('linear', 100)
     rng = np.random.default_rng(0)
@@ -56,6 +57,7 @@ def test_noise_of_each_image_has_its_own_timestep():
         np.testing.assert_allclose(noised[row], wanted, atol=1e-6)
 
 
+@pytest.mark.long
 def test_timesteps_outside_the_schedule_do_not_pass_for_noise():
     x = jnp.zeros((2, 2, 2, 1))
     noised = add_noise(make_noise_schedule('linear', 10), x, x, jnp.array([9, 10]))

@@ -25,6 +25,7 @@ def prepared(words, folder):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('words', [COVERED, 'attack=three_patches,rate=0.2', 'attack=none'])
 def test_every_image_is_as_its_source_has_it(tmp_path, words):
     chain, source = prepared(words, tmp_path)

@@ -198,6 +198,7 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
     assert set(numbers['teacher']) == set(numbers['student'])
 
 
+@pytest.mark.long
 def test_a_student_of_its_own_stays_the_student(made):
     inputs = {'teacher': made.teacher, 'student': made.teacher, 'diffused': made.folder / 'answers'}
     work = made.work('both', inputs, {'features': 'none'})
@@ -248,6 +249,7 @@ def test_a_config_of_it_is_shaped():
     assert 'diffused: 14 network calls for each test image' in found.notes
 
 
+@pytest.mark.long
 def test_a_config_of_it_is_run(made, tmp_path):
     config = tiny_config(images=12, draws=2)
     config['teacher']['load'] = str(made.teacher)
@@ -266,6 +268,7 @@ def test_a_config_of_it_is_run(made, tmp_path):
     answered.read_bytes()
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_a_problem(tmp_path):
     assert any('keep 11 of 10' in text for text in check(tiny_config(rounds=[[1, 11]])).problems)
     assert any(

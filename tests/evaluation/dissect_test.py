@@ -141,6 +141,7 @@ def test_images_fall_into_groups(made, found):
     assert set(groups.tolist()) == {1, 2, 3, 4}  # the test can tell them apart
 
 
+@pytest.mark.long
 def test_the_reference_line_comes_from_the_manifest(made, found):
     given = made.given.labels
     hit = np.isin(made.given.ids, made.manifest.ids[made.manifest.poisoned])
@@ -189,6 +190,7 @@ def distance(a, b):
     return np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
 
 
+@pytest.mark.long
 def test_fid_is_to_clean_images_by_the_labeller(made, found):
     """Against all features at once and SciPy's matrix root."""
     clean = Split(made.clean, 'train')

@@ -72,6 +72,7 @@ def test_a_guard_stands_before_the_teacher(made, guarded):
     assert black['guarded']['asr'] == (1.0 if seen == made.config['attack']['target'] else 0.0)
 
 
+@pytest.mark.long
 def test_a_guard_is_told_the_image_and_its_id_alone(guarded):
     guard = Changed(lambda images: images)
     guarded('guard-told', guard)

@@ -110,6 +110,7 @@ def test_pictures_are_of_the_samples_they_name(made, illustrate):
     assert 'answer_benign' not in found
 
 
+@pytest.mark.long
 def test_accused_clean_images_come_first(made):
     findings = Table({'ids': made.given.ids, 'flagged': made.flagged, 'set': made.sets})
     ids = stage.choose_samples(made.manifest, findings, False, 1000)

@@ -61,6 +61,7 @@ def made(tmp_path_factory):
     return made
 
 
+@pytest.mark.long
 def test_half_of_the_clean_training_images_are_stamped(made):
     clean, marked = Split(made.clean, 'train'), Split(made.folder / 'marked' / 'train', 'train')
     (attack,) = read_attacks(made.truth)
@@ -111,6 +112,7 @@ def test_stamps_are_as_faint_as_asked_for(made):
             check_faintest(wrong)
 
 
+@pytest.mark.long
 def test_shards_and_restarts_change_no_image(made, monkeypatch):
     """Stopped after two shards and run again, in shards of another size."""
     seen = []
@@ -141,6 +143,7 @@ def test_shards_and_restarts_change_no_image(made, monkeypatch):
         assert all(np.array_equal(one[i]['image'], other[i]['image']) for i in range(len(one)))
 
 
+@pytest.mark.long
 def test_several_triggers_stamp_as_many_each(tmp_path):
     config = quickstart('attack=patch,defense=none')
     config['attack'] |= {'more': {'second': {'target': 3, 'corner': 'top_left'}}, 'rate': 0.1}

@@ -84,6 +84,7 @@ def test_what_needs_the_truth_is_none_unless_somebody_vouches(finished):
     } == numbers  # nothing is lost
 
 
+@pytest.mark.long
 def test_the_same_settings_run_the_same_stages_whoever_vouches(finished):
     config, chain, folder = finished
     assert run_chain(config | {'clean_source': True}, folder / 'stages', []).prints == chain.prints

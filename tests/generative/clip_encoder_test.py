@@ -35,6 +35,7 @@ def embed(encoder, images):
     return np.asarray(jax.jit(encoder.embed)(encoder.weights, jnp.asarray(images, jnp.float32)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('case', CASES)
 def test_embeddings_are_pytorchs(case, tmp_path):
     images, expected = answers(case)

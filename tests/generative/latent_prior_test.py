@@ -154,6 +154,7 @@ def test_a_row_is_a_function_of_its_image_label_and_key(prior):
     assert (np.abs(other - whole).max((1, 2, 3)) > 1e-4).all()
 
 
+@pytest.mark.long
 def test_the_label_speaks_through_the_caption_alone(prior):
     apart = np.abs(vary(prior, labels=[0, 0, 0, 0, 0]) - vary(prior, labels=[0, 0, 1, 0, 0])).max(
         (1, 2, 3)
@@ -169,6 +170,7 @@ def test_vae_slices_change_nothing():
     np.testing.assert_allclose(vary(sliced), vary(prior), atol=2e-5)
 
 
+@pytest.mark.long
 def test_guidance_one_is_the_condition_alone_and_more_goes_beyond():
     prior = open_prior('sd_variation')
     outs = [vary(prior, guidance=scale) for scale in (1, 1.0001, 3.0)]
@@ -176,6 +178,7 @@ def test_guidance_one_is_the_condition_alone_and_more_goes_beyond():
     assert np.abs(outs[2] - outs[0]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_bfloat16_stays_near():
     prior, half = (open_prior('sd_variation', dtype) for dtype in ('float32', 'bfloat16'))
     kernels = half.weights[prior.unet]['params']['mix']

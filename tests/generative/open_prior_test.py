@@ -50,6 +50,7 @@ def test_pixel_priors_of_shapes_can_be_traced():
     assert out.shape == size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('rederived', [True, False])
 def test_a_pixel_prior_derives_eps_as_its_folder_says(tmp_path, rederived):
     """Its chain is that of the samplers, on a network that answers beyond what may be."""

@@ -12,9 +12,8 @@ from purify.generative.pixel_generator import (
     make_preconditioning,
     open_generator,
 )
-from purify.models.diffusers.unet2d import UNet2DModel
 from purify.stages.pixel_denoiser import prior_builder, write_denoiser
-from purify.train.state import split_network
+from purify.train.state import abstract_network
 
 DDPM = {
     'name': 'ddpm',
@@ -32,13 +31,12 @@ LABELS = jnp.array([0, 1, 2, 1])
 @pytest.fixture(scope='module')
 def network():
     config, build = prior_builder(SETTINGS, 1, 3)
-    net = build(nnx.Rngs(0))
-    graph, params, stats = split_network(net)
-    keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
-    # some start as zeros
-    params = jax.tree.map(lambda x: x + jax.random.normal(next(keys), x.shape) / 5, params)
-    net = nnx.merge(graph, params, stats)
-    return config, net, graph, {'params': params, 'stats': stats}
+    graph, shapes = abstract_network(build)
+    rng = np.random.default_rng(2)
+    # fresh ones would be zeros in places
+    weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) / 3, x.dtype), shapes)
+    net = nnx.merge(graph, weights['params'], weights['stats'])
+    return config, net, graph, weights
 
 
 def test_guidance_is_the_scale_and_the_last_row_stands_for_no_class(network):
@@ -76,7 +74,7 @@ def test_edm_is_asked_at_its_own_scale_and_answers_with_the_image(network):
     sigma = np.asarray(model.edm.sigmas(), np.float64)[np.asarray(t)][:, None, None, None]
     x = np.asarray(X, np.float64) * np.sqrt(1 + sigma**2)
     inside = x / np.sqrt(sigma**2 + 0.25)
-    answer = net(
+    answer = jax.jit(net)(
         jnp.asarray(inside, jnp.float32),
         jnp.asarray(np.log(sigma.ravel()) / 4, jnp.float32),
         LABELS,
@@ -84,7 +82,7 @@ def test_edm_is_asked_at_its_own_scale_and_answers_with_the_image(network):
     clean = 0.25 / (sigma**2 + 0.25) * x + sigma * 0.5 / np.sqrt(sigma**2 + 0.25) * np.asarray(
         answer, np.float64
     )
-    found = model.predictor(weights, LABELS, 1)(X, t)
+    found = jax.jit(model.predictor(weights, LABELS, 1))(X, t)
     np.testing.assert_allclose(found, clean, rtol=1e-3, atol=2e-3)
 
 
@@ -101,18 +99,20 @@ def test_a_folder_gives_the_generator_back(network, tmp_path, objective):
     assert (after.class_names, after.state_shape, after.channels) == (list('abc'), (8, 8, 1), 1)
     np.testing.assert_array_equal(after.schedule.betas, before.schedule.betas)
     t = jnp.array([1, 5, 9, 19])
-    one, other = (model.predictor(model.weights, LABELS, 2.0)(X, t) for model in (before, after))
+    one, other = (
+        jax.jit(model.predictor(model.weights, LABELS, 2.0))(X, t) for model in (before, after)
+    )
     np.testing.assert_allclose(one, other, atol=1e-5)
     shapes = open_generator(tmp_path, weights=False)
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(shapes.weights))
 
 
 def test_the_unet_has_a_row_for_every_class_and_one_for_none(network):
-    config, *_ = network
+    config, net, *_ = network
     assert config['num_class_embeds'] == 4
     assert 'num_class_embeds' not in prior_builder(SETTINGS, 1)[0]
     with pytest.raises(UserError, match='class_labels'):
-        UNet2DModel.from_config(config, rngs=nnx.Rngs(0))(X, jnp.zeros(4, int))
+        net(X, jnp.zeros(4, int))
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,7 @@ def test_a_cut_picture_is_found_before_anything_is_trained(tmp_path, call):
     assert code == 0, text
 
 
+@pytest.mark.long
 def test_what_is_peculiar_or_left_out_is_counted_by_the_run(tmp_path, call):
     config = pictures(tmp_path)
     for i in range(4):
@@ -440,6 +441,7 @@ def test_unknown_weights_of_a_prior(tmp_path, call):
     assert not list(tmp_path.glob('run/stages/*'))
 
 
+@pytest.mark.long
 def test_a_prior_without_safe_weights(tmp_path, call):
     (tmp_path / 'unet').mkdir()
     (tmp_path / 'unet' / 'config.json').write_text('{"_class_name": "UNet2DModel"}')
@@ -463,6 +465,7 @@ def test_unknown_weights_of_a_classifier(tmp_path, call):
 # ------------------------------------------------------------------ where the results go
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('flag', ['--workdir', '--store'])
 def test_a_file_where_a_folder_should_be(flag, tmp_path, call):
     (tmp_path / 'taken').write_text('mine')

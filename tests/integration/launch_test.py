@@ -140,6 +140,7 @@ def test_hosts_starts_every_process_with_its_number_and_gpus(bench):
     assert sorted(bench.noted()) == [f'0 gpus=0,1 {common} 0', f'1 gpus=2,3 {common} 1']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('code', [7, 75])
 def test_one_process_that_fails_stops_the_others(bench, code):
     bench.set(EXIT_0='wait', EXIT_1=str(code), EXIT_2='wait')
@@ -152,6 +153,7 @@ def test_one_process_that_fails_stops_the_others(bench, code):
     )  # one may have been stopped before it began
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_signals_to_hosts_stop_every_process(bench, number):
     bench.set(EXIT_0='wait', EXIT_1='wait')
@@ -180,6 +182,7 @@ def test_hosts_over_ssh(bench):
     )
 
 
+@pytest.mark.long
 def test_a_process_that_will_not_stop_is_killed_with_its_children(bench):
     bench.stand_in(
         'purify', 'trap "" TERM; echo begun >>"$NOTES"; sleep 60 & echo $! >>"$NOTES"; wait'
@@ -227,6 +230,7 @@ def test_slurm_array_runs_its_point(bench):
     assert bench.noted() == [f'{LAUNCH}/sweep.py --run-point points.jsonl 3']
 
 
+@pytest.mark.long
 def test_tpu_pod_runs_on_all_workers_and_stops_them(bench):
     bench.stand_in('gcloud', 'echo "$*" >>"$NOTES"; [[ "$*" != *local.sh* ]] || sleep 1')
     process = bench.start(

@@ -87,6 +87,7 @@ def test_an_attack_a_filter_a_network_and_a_section(tmp_path):
 
 def test_a_repairer_and_a_source(tmp_path):
     flags = (
+        *(f'--config.{part}.network.stages=(1,)' for part in ('teacher', 'student')),
         '--config.student.batch=16',
         '--config.source.noise=5',
         '--config.source.reference=own',

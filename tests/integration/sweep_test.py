@@ -182,6 +182,7 @@ def test_an_unknown_user_s_folder_is_refused_in_a_sentence(sweep):
     assert 'Traceback' not in said
 
 
+@pytest.mark.long
 def test_finished_runs_are_skipped_unless_their_settings_changed(sweep):
     sweep()
     said, code = sweep()
@@ -209,6 +210,7 @@ def test_a_run_that_was_stopped_stops_the_sweep_with_75(sweep):
     assert sorted(calls(sweep.out)) == ['x=0-seed0', 'x=1-seed0']
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_the_runs(sweep, number):
     process = sweep.start('-j', '2', behaviour={'x=0-seed0': 'wait', 'x=1-seed0': 'wait'})
@@ -233,6 +235,7 @@ def test_devices_are_handed_out_in_turn(sweep):
     assert {gpu['XLA_PYTHON_CLIENT_MEM_FRACTION'] for gpu in seen} == {'0.450'}  # two on a device
 
 
+@pytest.mark.long
 def test_slurm_gets_the_open_runs_as_an_array(sweep, tmp_path, monkeypatch):
     sweep(behaviour={'x=0-seed0': 3, 'x=2-seed0': 3})
     (tmp_path / 'sbatch').write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/submitted\n')

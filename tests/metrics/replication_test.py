@@ -33,6 +33,7 @@ def by_hand(queries, references, own=None):
     return rows, cosines
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=5)
 @given(st.integers(1, 9), st.integers(2, 23), st.booleans())
 def test_the_nearest_are_those_of_all_pairs(queries, count, among):

@@ -139,6 +139,7 @@ def test_a_fresh_flow_is_the_identity_up_to_order(transform):
     np.testing.assert_allclose(found, -0.5 * (z**2).sum(1) - 3.5 * np.log(2 * np.pi), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_orders_are_the_streams():
     orders = [
         [np.asarray(order[...]) for order in build(16, 4, 2, 'affine', 'permute', seed).orders]

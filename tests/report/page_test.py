@@ -41,6 +41,7 @@ def test_network_calls_are_a_column_with_a_sum_where_a_stage_made_some(write, re
     assert '<td>1,234</td>' in page
 
 
+@pytest.mark.long
 def test_how_clean_samples_were_picked_is_said(
     tmp_path, results, curves, samples, environment, pictures
 ):
@@ -109,6 +110,7 @@ def test_a_prior_without_a_warning_gets_none(write_found, found):
     assert 'A prior of unknown origin.' in page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('attack', 'text'),
     [
@@ -225,6 +227,7 @@ def test_the_sweep_is_written_three_times(tmp_path, results):
     assert '<b>' not in page
 
 
+@pytest.mark.long
 def test_the_page_shows_what_densities_say(
     tmp_path, relabelled, curves, samples, environment, atlas
 ):
@@ -297,6 +300,7 @@ def test_the_page_counts_what_became_of_classes(
     assert page.count('<caption>') == page.count('<table')
 
 
+@pytest.mark.long
 def test_the_page_tells_of_a_generator(
     tmp_path, dissected, curves, samples, environment, shown, copies
 ):

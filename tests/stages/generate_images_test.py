@@ -42,6 +42,7 @@ def inputs(tmp_path, monkeypatch):
     return {'poisoned': write_poisoned(tmp_path / 'poisoned'), 'generator': tmp_path / 'generator'}
 
 
+@pytest.mark.long
 def test_as_many_as_the_dataset_in_turns_of_all_classes(tmp_path, inputs):
     generate_images.run(work(tmp_path / 'generated', inputs, **SETTINGS), GENERATE)
     made = Split(tmp_path / 'generated', 'train')
@@ -51,6 +52,7 @@ def test_as_many_as_the_dataset_in_turns_of_all_classes(tmp_path, inputs):
     assert len({made[i]['image'].tobytes() for i in range(COUNT)}) == COUNT
 
 
+@pytest.mark.long
 def test_a_smaller_set_is_the_beginning_of_a_larger_one_and_batches_change_nothing(
     tmp_path, inputs
 ):

@@ -96,6 +96,7 @@ def test_features_of_a_classifier_are_what_its_head_reads(chain):
     assert table['features'].dtype == np.float32
 
 
+@pytest.mark.long
 def test_a_finished_classifier_from_outside_gives_the_same_features(chain):
     table = again(chain, tiny(chain.folder('teacher')))
     found = table['features']

@@ -67,7 +67,7 @@ def eps_by_hand(x, t):
 
 def make_prior(prototypes=PROTOTYPES):
     graph, params, rest = nnx.split(Mixture(prototypes), nnx.Param, ...)
-    weights = {'params': params.to_pure_dict(), 'stats': rest.to_pure_dict()}
+    weights = {'params': nnx.to_pure_dict(params), 'stats': nnx.to_pure_dict(rest)}
     return PixelPrior(graph, weights, SCHEDULE, prototypes.shape[1], prototypes.shape[3])
 
 

@@ -46,9 +46,10 @@ def quickstart(words='', *flags):
         if 'defense=none' in words
         else STUDENT + (() if 'defense=augmentations' in words else VARY)
     )
-    return load_config(
-        f'{ROOT}/configs/quickstart.py' + (f':{words}' if words else ''), [*SMALL, *extra, *flags]
-    )
+    given = {flag.partition('=')[0] for flag in flags}  # of a list, a second flag would be appended
+    own = [flag for flag in (*SMALL, *extra) if flag.partition('=')[0] not in given]
+    spec = f'{ROOT}/configs/quickstart.py' + (f':{words}' if words else '')
+    return load_config(spec, [*own, *flags])
 
 
 def write_pictures(folder, train, test, size_px=32, classes=10):

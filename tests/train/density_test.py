@@ -132,6 +132,7 @@ def test_a_fit_may_move_to_other_devices(whole, tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.held, whole[0].held)
 
 
+@pytest.mark.long
 def test_neither_other_classes_nor_the_order_of_rows_matter(whole):
     other, order = FEATURES.copy(), RNG.permutation(len(IDS))
     other[LABELS == 2] += 0.1  # a little, since all classes are kept at one epoch

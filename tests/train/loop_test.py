@@ -217,6 +217,7 @@ def test_cost_knows_rates_and_hides_what_it_does_not_know():
     assert found['mfu'] is None  # a CPU has no peak in the table
 
 
+@pytest.mark.long
 def test_seed_makes_the_network():
     a, b, c = (
         make_state(build, optax.sgd(0.1), seed=s, keep_ema=False, mesh=mesh_of()) for s in (1, 1, 2)

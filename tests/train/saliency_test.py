@@ -35,6 +35,7 @@ def test_heat_of_a_network_that_can_be_read():
     np.testing.assert_allclose(heat[1], [[0.0, 0.0], [1.0, 0.0]], atol=1e-6)  # 2 x1 - x0
 
 
+@pytest.mark.long
 def test_heat_that_is_the_same_everywhere_or_nowhere_is_zero():
     network = Watcher(np.array([[1.0, -1.0]]))
     x = np.full((2, 3, 3, 1), 0.7, np.float32)

@@ -67,6 +67,7 @@ def test_light_changes_as_pillow_does(factor):
         np.testing.assert_allclose(found, expected, atol=1.6)
 
 
+@pytest.mark.long
 def test_boxes_lie_in_the_image_and_have_the_shares_asked_for():
     corners, sides = jax.jit(jax.vmap(lambda key: views.draw_box(key, (40, 50), (0.1, 0.3))))(
         keys(500)
@@ -195,6 +196,7 @@ def test_shifts_are_windows_of_the_padded_image():
     assert set(np.concatenate(which)) == set(range(50))
 
 
+@pytest.mark.long
 def test_no_shift_leaves_the_image_and_a_certain_flip_mirrors_it():
     images = jnp.asarray(RNG.random((3, 4, 5, 1)), jnp.float32)
     np.testing.assert_array_equal(Shifts(0, 0.0)(images, keys(3)), images)

@@ -20,6 +20,7 @@ def pattern_of(attack: Blended, shape: tuple[int, ...]) -> np.ndarray:
     return Blended(**(attack.parameters() | {'ratio': 1.0})).stamp(np.zeros(shape, np.uint8), 0)
 
 
+@pytest.mark.long
 @given(
     ratio=st.sampled_from((0.05, 0.1, 0.2, 0.5, 0.999, 1.0)) | st.floats(0.001, 1),
     pattern=st.sampled_from(('noise', 'cartoon')),

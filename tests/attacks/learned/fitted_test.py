@@ -55,6 +55,7 @@ def test_an_image_does_not_depend_on_its_neighbours(tmp_path, name):
     np.testing.assert_array_equal(attack_of(name, tmp_path).stamp_many(images, range(40)), many)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', NAMES)
 def test_equality_and_digest_know_the_weights_and_not_the_path(tmp_path, name):
     for folder, seed in (('a', 0), ('b', 0), ('c', 5)):

@@ -14,6 +14,7 @@ def by_hand(image, giver, weights):
     return 255 * (x + (pattern - x) * mask), mask
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('shape', [(8, 8, 1), (11, 9, 3)])
 @pytest.mark.parametrize('mode', ['test', 'training'])
 def test_stamp_mixes_the_pattern_in_where_the_mask_is(tmp_path, shape, mode):

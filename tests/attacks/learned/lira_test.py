@@ -6,6 +6,7 @@ from purify.attacks.learned.lira import Lira
 from purify.core.errors import UserError
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('shape', 'epsilon'), [((8, 8, 1), 0.05), ((11, 9, 3), 0.3)])
 def test_stamp_moves_pixels_by_epsilon_tanh(tmp_path, shape, epsilon):
     weights = make_trigger(tmp_path, 'lira', channels=shape[-1])

@@ -136,12 +136,14 @@ def test_errors_are_those_of_loops_over_all_elements(changes):
     assert len(set(found['predictions'].ravel().tolist())) > 1
 
 
+@pytest.mark.long
 def test_an_edm_generator_is_asked_at_its_own_levels():
     generator = Made(schedule=Preconditioning(levels=40).schedule())
     found, want = run(generator, clip=False), by_hand(generator, clip=False).mean(1)
     np.testing.assert_allclose(found['errors'], want, rtol=2e-4)
 
 
+@pytest.mark.long
 def test_noise_is_shared_by_the_classes():
     """Equal conditions have equal errors to the last bit."""
     weights = WEIGHTS | {'pull': np.repeat(WEIGHTS['pull'][:1], 4, 0)}
@@ -164,12 +166,14 @@ def test_a_row_depends_on_its_image_id_and_seed_alone():
     assert not np.allclose(run(seed=6)['errors'], whole['errors'], rtol=1e-3)
 
 
+@pytest.mark.long
 def test_more_draws_begin_with_the_fewer():
     one, three = by_hand(Made(), draws=1), by_hand(Made(), draws=3)
     np.testing.assert_array_equal(one[:, 0], three[:, 0])
     np.testing.assert_allclose(run(draws=3)['errors'], three.mean(1), rtol=2e-4)
 
 
+@pytest.mark.long
 def test_rounds_that_keep_all_are_none():
     plain, kept = run(), run(rounds=[[2, 4]])
     np.testing.assert_allclose(kept['errors'], plain['errors'], rtol=1e-6)

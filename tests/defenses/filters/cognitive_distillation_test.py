@@ -111,6 +111,7 @@ def test_rows_do_not_meet():
     check_rows(dataclasses.replace(USUAL, on='features', steps=10))
 
 
+@pytest.mark.long
 def test_colours_are_of_the_seed_and_the_image():
     first, second = scored(USUAL), scored(USUAL, seed=6)
     assert (first['score'] != second['score']).all()

@@ -13,6 +13,7 @@ USUAL = Strip(**score('strip', draws=5))
 OVERLAYS = np.random.default_rng(4).integers(0, 256, (5, *SHAPE), np.uint8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('weights', [{}, {'image': 0.5, 'overlay': 0.5}, {'overlay': 0.3}])
 def test_the_score_is_minus_the_mean_entropy_under_the_overlays(weights):
     measure = dataclasses.replace(USUAL, **weights)
@@ -55,6 +56,7 @@ def test_an_image_that_decides_whatever_lies_over_it_scores_higher():
     np.testing.assert_allclose(found[1::2], -np.log(CLASSES), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_rows_do_not_meet():
     check_rows(USUAL, drawn=OVERLAYS)
 

@@ -64,6 +64,7 @@ def test_colour_transfer_undoes_a_change_of_colour():
     assert np.abs(np.asarray(out).astype(int) - IMAGES).max() <= 1
 
 
+@pytest.mark.long
 def test_without_it_the_priors_colours_stay():
     out = defense(colour_transfer=False).rule({'prior': Fake()}, Context((8, 8, 3), 0, NAMES))(
         {'prior': 0.5}, rows()

@@ -163,6 +163,7 @@ def test_a_wide_class_and_one_far_from_all_are_like_any_other():
         assert not any(tail.suspect for tail in tails.values())
 
 
+@pytest.mark.long
 def test_clean_classes_of_one_kind_are_rarely_suspected():
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(10), 80)

@@ -80,6 +80,7 @@ def test_each_split_is_of_the_losses_of_the_round_before(chain):
         np.testing.assert_array_equal(split[number]['keep'], seeds | (score <= np.sort(score)[47]))
 
 
+@pytest.mark.long
 def test_the_verdicts_are_the_students_where_nothing_is_believed(chain):
     poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
     split, verdicts = (read_table(chain.folder(name)) for name in ('split3', 'verdicts'))
@@ -89,6 +90,7 @@ def test_the_verdicts_are_the_students_where_nothing_is_believed(chain):
     np.testing.assert_array_equal(verdicts['flagged'], expected != poisoned.labels)
 
 
+@pytest.mark.long
 def test_of_the_copy_the_tail_learns(chain):
     parameters = {name for name in moved(chain, 'round2', 'copy3') if name.startswith("['params']")}
     assert parameters
@@ -101,6 +103,7 @@ def test_of_the_copy_the_tail_learns(chain):
     assert everything <= moved(chain, 'round2', 'student')
 
 
+@pytest.mark.long
 def test_the_weight_grows_over_all_rounds(chain):
     for done, name in zip([1, 3, 4, 6], ['round0', 'round1', 'round2', 'student'], strict=True):
         (row,) = read_rows(chain.folder(name) / 'metrics.jsonl')

@@ -69,6 +69,7 @@ def test_both_parts_train_on_what_is_trusted(chain):
     assert steps == {'finetuned': 5, 'student': 5}  # 4 epochs of 20 images in batches of 16
 
 
+@pytest.mark.long
 def test_without_attention_both_parts_are_the_same_training(made, chain):
     """Same start, images, order and loss: so the student ends where its teacher did."""
     assert gap(chain.folder('student'), chain.folder('finetuned')) < 1e-5
@@ -99,6 +100,7 @@ def attention_of(folder, images):
     return flat / np.sqrt((flat**2).sum(-1, keepdims=True))
 
 
+@pytest.mark.long
 def test_the_results_say_how_many_clean_images_were_handed_out(made, chain):
     results = summary.gather(tiny(made[1]), chain, {})
     assert to_builtins(results.trusted) == {'images': 20}
@@ -111,6 +113,7 @@ def test_a_run_without_trusted_images_is_refused():
         make_stages(tiny(trusted=0))
 
 
+@pytest.mark.long
 def test_check_knows_what_does_not_fit():
     found = check(tiny())
     assert not found.problems

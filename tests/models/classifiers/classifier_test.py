@@ -119,6 +119,7 @@ def test_groups_are_the_way_to_the_logits_and_still_ones_learn_nothing(name):
         assert np.any(np.asarray(all_learn[...])), path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('train', [False, True])
 def test_an_answer_is_maps_and_a_call_of_the_same_pass(train):
     """Of a VGG, which drops units by its key."""
@@ -150,6 +151,7 @@ def test_maps_of_still_groups_carry_no_gradient_however_deep_they_lie():
     assert not any(np.any(slope) for slope in jax.tree.leaves(slopes))
 
 
+@pytest.mark.long
 def test_members_of_groups_count_through_all_blocks():
     network = abstract(
         lambda rngs: NETWORKS.make('densenet121', num_classes=3, channels=3, rngs=rngs)

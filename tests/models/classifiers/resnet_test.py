@@ -171,6 +171,7 @@ def test_initial_values_are_he_normal_and_torch_linear():
     assert not np.array_equal(build(seed=5).stem.kernel[...], build(seed=6).stem.kernel[...])
 
 
+@pytest.mark.long
 def test_training_moves_the_running_statistics_by_a_tenth():
     network = build()
     x = images()
@@ -227,6 +228,7 @@ def test_bfloat16_computes_low_and_answers_in_float32(block):
     assert 'bf16' in str(jax.make_jaxpr(lambda x: nnx.clone(low)(x, train=False))(x))
 
 
+@pytest.mark.long
 def test_batch_statistics_are_global_on_a_mesh():
     mesh = mesh_of(4)
     rows, everywhere = (jax.NamedSharding(mesh, jax.P(*axis)) for axis in (('data',), ()))

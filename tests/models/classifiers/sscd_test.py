@@ -121,6 +121,7 @@ def test_other_files_are_told_apart(shapes, said):
         sscd_sizes(shapes)
 
 
+@pytest.mark.long
 def test_the_published_network_has_a_resnet_50():
     whole = nnx.eval_shape(
         lambda: SSCD(stages=(3, 4, 6, 3), block='bottleneck', width=64, dims=512, rngs=nnx.Rngs(0))

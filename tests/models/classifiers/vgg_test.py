@@ -100,6 +100,7 @@ def test_half_of_the_hidden_units_are_dropped_in_training():
     assert not np.array_equal(kept, network.features(x, train=True, key=jax.random.key(1)))
 
 
+@pytest.mark.long
 def test_images_too_small_for_the_pools_are_refused():
     with pytest.raises(UserError, match='4 px or more'):
         small()(images(1, 3), train=False)

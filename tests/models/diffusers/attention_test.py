@@ -37,6 +37,7 @@ def test_attention_by_hand(causal):
     np.testing.assert_allclose(attend(q, k, v, causal=causal), by_hand(q, k, v, causal), atol=1e-6)
 
 
+@pytest.mark.long
 def test_bfloat16_keeps_its_type_and_a_float32_softmax():
     # a bfloat16 sum stops growing at 256
     q, k, v = draw(q=(1, 3, 1, 8), kv=(1, 600, 1, 8), dtype=jnp.bfloat16)
@@ -83,6 +84,7 @@ def gpu(monkeypatch):
     choose_kernel.cache_clear()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 def test_half_precision_takes_cudnn_and_tries_it_once(gpu, dtype):
     q, k, v = draw(dtype=dtype)

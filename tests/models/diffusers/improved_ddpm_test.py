@@ -82,6 +82,7 @@ def test_heads_of_one_width_are_one_number_which_diffusers_takes():
     assert convert(random_state(mult=(1, 2, 2)))[1]['attention_head_dim'] == 16
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('name', 'millions'),
     [('imagenet64_uncond_100M_1500K', 121.06), ('cifar10_uncond_50M_500K', 52.55)],

@@ -163,6 +163,7 @@ def test_context_and_time_change_the_answer_of_their_own_image_only(
         assert np.abs(usual[1] - after[1]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_one_timestep_serves_all(network, latents, context):
     both = call(network, latents, jnp.array([7, 7]), context)
     np.testing.assert_array_equal(call(network, latents, jnp.array(7), context), both)
@@ -214,6 +215,7 @@ def test_every_field_does_something(usual, latents, context, changes):
     assert network.config | changes == network.config
 
 
+@pytest.mark.long
 def test_fields_that_shape_the_network():
     changes = {'time_embedding_dim': 12, 'conv_in_kernel': 1, 'conv_out_kernel': 1}
     changes |= {'norm_num_groups': 2, 'mid_block_type': None}

@@ -103,6 +103,7 @@ def test_time_changes_the_answer_of_its_own_image_only(images):
     assert np.abs(before[1] - after[1]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_class_labels_change_the_answer(images):
     network = make(num_class_embeds=5)
     first = call(network, images, T, jnp.array([1, 2]))
@@ -161,6 +162,7 @@ def test_downsample_padding_does_something(images):
     assert np.abs(answers[0] - answers[1]).max() > 1e-3
 
 
+@pytest.mark.long
 def test_scale_shift_doubles_the_time_projection():
     shapes = {
         name: value.shape
@@ -191,6 +193,7 @@ def test_unsupported_fields_are_named(changes, named):
         nnx.eval_shape(lambda: UNet2DModel.from_config(TINY | changes, rngs=nnx.Rngs(0)))
 
 
+@pytest.mark.long
 def test_unknown_fields_that_are_off_pass():
     config = TINY | {'attention_legacy_order': False, '_diffusers_version': '1'}
     network = nnx.eval_shape(lambda: UNet2DModel.from_config(config, rngs=nnx.Rngs(0)))

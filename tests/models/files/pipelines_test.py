@@ -96,6 +96,7 @@ def same_weights(one, other):
         np.testing.assert_array_equal(other[name], value)
 
 
+@pytest.mark.long
 def test_the_folder_is_laid_out_as_diffusers_does(variation, saved):
     index = json.loads((saved / 'model_index.json').read_text())
     assert index == {

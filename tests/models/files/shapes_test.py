@@ -87,6 +87,7 @@ def random_network(config, *, seed, stream, dtype='float32'):
     return network
 
 
+@pytest.mark.long
 def test_weights_are_a_function_of_seed_and_name_and_never_zero():
     config = SHAPES['tiny']['vae']
     first, again = (arrays(random_network(config, seed=3, stream='vae')) for _ in range(2))

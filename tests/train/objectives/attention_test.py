@@ -75,6 +75,7 @@ def test_the_distance_is_the_weighted_mean_squared_error(betas):
     assert float(distance(single[0], single[0], betas, 2.0)) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_gradient_is_that_of_differences_and_the_teacher_has_none():
     single = [[jnp.array(maps, jnp.float32) for maps in groups] for groups in (STUDENT, TEACHER)]
     betas, power, step = (3.0, 5.0, 1.0), 2.0, 1e-5
@@ -115,6 +116,7 @@ def make_task(beta=(2.0, 5.0), teacher=None):
     )
 
 
+@pytest.mark.long
 def test_the_task_adds_cross_entropy_and_compares_training_with_evaluation():
     task, inputs = make_task()
     loss, (new, metrics) = jax.jit(task)(*inputs)

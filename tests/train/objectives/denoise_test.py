@@ -77,6 +77,7 @@ def test_classes_are_told_and_hidden_by_chance():
     np.testing.assert_array_equal(np.asarray(told)[~hidden], np.asarray(batch['label'])[~hidden])
 
 
+@pytest.mark.long
 def test_the_network_hears_its_image_s_class():
     make = lambda graph: Denoise(graph, SCHEDULE, 8, 0.0, classes=3)
     losses = [loss_of((Tells(), make), BLACK | {'label': np.full(64, label)}) for label in range(3)]

@@ -26,6 +26,7 @@ def by_hand(logits, labels, alpha, beta):
     return np.array(losses)
 
 
+@pytest.mark.long
 def test_rows_average_to_the_mean_loss():
     rows = cross_entropies(jnp.array(LOGITS), jnp.array(LABELS))
     assert rows.shape == (8,)

@@ -72,6 +72,7 @@ def fresh(make, scale=3.0):
     return graph, jax.tree.map(lambda x: scale * x, state.params), state.stats
 
 
+@pytest.mark.long
 def test_sharpening_is_the_papers():
     p = RNG.dirichlet(np.ones(5), 4)
     expected = p**2 / (p**2).sum(-1, keepdims=True)
@@ -79,6 +80,7 @@ def test_sharpening_is_the_papers():
     np.testing.assert_allclose(sharpen(jnp.array([1.0, 0.0]), 0.5), [1, 0])
 
 
+@pytest.mark.long
 def test_the_heads_loss_is_written_out_and_only_the_head_moves():
     graph, params, stats = fresh(build_normed, scale=1.0)
     batch = rows(5)

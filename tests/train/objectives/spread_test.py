@@ -59,6 +59,7 @@ def test_its_slope_is_that_of_the_formula():
         assert float(slope[where]) == pytest.approx(rise, abs=1e-4)
 
 
+@pytest.mark.long
 def test_one_class_alone_pulls_at_nothing_and_a_centre_at_zero_breaks_nothing():
     features = jnp.array(RNG.normal(size=(4, 3)), jnp.float32)
     for rows, labels in (

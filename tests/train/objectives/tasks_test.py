@@ -23,6 +23,7 @@ def softmax(z):
     return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('alpha', 'tau', 'ce_temperature'),
     [(0.5, 5.0, 1.0), (0.5, 10.0, 10.0), (1.0, 2.0, 1.0), (0.0, 2.0, 3.0)],
@@ -84,6 +85,7 @@ def test_classify_updates_the_running_statistics():
     assert 0 <= float(metrics['accuracy']) <= 1
 
 
+@pytest.mark.long
 def test_distill_sees_the_teacher_in_evaluation_mode_on_the_same_view():
     """The loss equals the one computed from eval-mode teacher logits of the very same images."""
     graph, params, stats = small()
@@ -110,6 +112,7 @@ def test_distill_refuses_numbers_out_of_range(bad):
         )
 
 
+@pytest.mark.long
 def test_images_reach_the_networks_scale_and_size():
     images = signed_images(jnp.array([[[[0], [255]]]], jnp.uint8))
     assert np.asarray(images).ravel() == pytest.approx([-1.0, 1.0])

@@ -32,6 +32,7 @@ def test_local_ascent_turns_samples_around_one_by_one():
     np.testing.assert_allclose(slope, np.array([-1, -1, 1, 1, -1]) / 5, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('gamma', [0.5, 2.0])
 def test_flooding_turns_the_whole_batch_around(gamma):
     mean = LOSSES.mean()  # .868
