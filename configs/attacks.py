@@ -7,7 +7,7 @@ r"""Every attack against one undefended classifier: does it work, and what does 
     python -m purify gallery --config configs/attacks.py --workdir runs/attacks
     python -m purify run --config configs/attacks.py:attack=warp,rate=0.05 --workdir runs/warp
 
-Words: attack=<any of `python -m purify list`, or fitted_low_frequency>, rate (a share, or 'usual'),
+Words: attack=<any of `python -m purify list`>, rate (a share, or 'usual'),
 target, seed, source, full. On the embedded digits (the default; 15 to 90 s a run on 2 CPU cores)
 some triggers are stronger than published, by the preset 'digits' of each attack's class: a tiny
 classifier learns 16 px digits in a minute and has no use for faint signals. Any other source is

@@ -8,10 +8,11 @@ r"""CIFAR-10 with the recipe of DataElixir and BackdoorBench, and variations at 
 
 Words: attack=<any of `python -m purify list`>, rate, seed, source,
 prior=<diffusers folder or hub id>|train, small, smoke,
-defense=variations|none|dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd
-(`configs/dataelixir.py` and `configs/relabel.py` say more of the last eight). TFDS's own code for
-CIFAR needs TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever
-that is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is
+defense=variations|none|dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd|
+cognitive_distillation|fct|strip (`configs/dataelixir.py`, `configs/relabel.py` and
+`configs/castle_walls.py` say more of all but the first two). TFDS's own code for CIFAR needs
+TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever that
+is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is
 google/ddpm-cifar10-32 (35.7 M parameters, from the hub). It has not been measured yet. `small` is
 5,000 training images, a ResNet of width 16 and a prior trained on 5,000 others, for a CPU (about 20
 minutes on 2 cores); `smoke` is a few hundred images and a few steps, to see that everything runs

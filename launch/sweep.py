@@ -196,7 +196,6 @@ class Pool:
         print(f'{word}: {run.name}, {time.monotonic() - begun:.0f} s', flush=True)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        del frame
         now, self.stopped = self.stopped and number == signal.SIGINT, True
         if now:
             for _, process, _ in self.running.values():

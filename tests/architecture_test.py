@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from purify.attacks import selection
+
 ROOT = Path(__file__).parents[1]
 # a room may import rooms on lower floors, and itself; rooms of one floor do not import each other
 FLOOR = {
@@ -29,12 +31,17 @@ FLOOR = {
     '__main__': 11,
 }
 READ_CONFIGS = ('config', 'attacker', 'evaluation', 'commands', 'cli', '__main__')
+BELOW_ENGINE = {'train', 'attacks', 'data', 'diffusion', 'models', 'metrics', 'core'}
+BELOW_STAGES = BELOW_ENGINE | {'engine', 'generative', 'defenses'}
 NEEDED = {  # by rooms that need less than all that is below them
     'attacks': {'data', 'core'},
     'report': {'metrics', 'core'},
-    'engine': {'train', 'attacks', 'data', 'diffusion', 'models', 'metrics', 'core'},
+    'engine': BELOW_ENGINE,
+    'stages': BELOW_STAGES,
+    'attacker': BELOW_STAGES | {'stages', 'config'},
 }
 KNOW_THE_TRUTH = ('attacker', 'evaluation')
+TRUTH_ON_DISK = ('truth', 'attacker', 'manifest.json', 'manifest.npz')
 UNSAFE_MODULES = ('pickle', 'cPickle', 'cloudpickle', 'dill', 'joblib', 'shelve', 'marshal')
 
 
@@ -104,37 +111,35 @@ def in_docstrings(tree):
     return {id(body[0].value) for body in bodies if isinstance(body[0], ast.Expr)}
 
 
+def names_of_the_truth():
+    """What the manifest's file and the attacker's stages define, and who draws the poisoned."""
+    tree = parse(ROOT / 'purify' / 'attacker' / 'manifest.py')
+    found = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    drawn = {name for name in vars(selection) if name.startswith('choose_')}
+    assert {'Manifest', 'Written', 'choose_victims'} <= found | drawn
+    return found | drawn | {'manifest', 'TRUTH', 'CLEAN'}
+
+
 @pytest.mark.parametrize('path', sources('purify'), ids=ids)
 def test_the_attacker_and_the_evaluation_alone_can_name_the_truth(path):
-    """Where it lies, what it is read by, and that a stage may see it."""
+    """Where it lies, what it is read by, how it is drawn, and that a stage may see it."""
     if own_room(path) in KNOW_THE_TRUTH:
         return
-    tree = parse(ROOT / 'purify' / 'attacker' / 'manifest.py')
-    told = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    told |= {'manifest', 'TRUTH', 'CLEAN'}
-    assert {'Manifest', 'Written'} <= told
+    told = names_of_the_truth()
     for module in imports(path):
-        assert not module.startswith('purify.attacker.') or module.split('.')[-1] not in told, (
-            module
-        )
-    tree = parse(path)
+        assert not module.startswith('purify.') or not told & set(module.split('.')), module
+    tree, hands_on = parse(path), path.name == 'stage_lists.py'
     explained = in_docstrings(tree)
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and id(node) not in explained
-        ):
-            assert not {'truth', 'attacker'} & set(node.value.split('/')), (
-                f'{ids(path)}:{node.lineno} names {node.value!r}'
-            )
-        if isinstance(node, ast.keyword) and node.arg in (
-            'sees',
-            'shows',
-        ):  # `stages.stage_lists` hands on what it is told
-            assert isinstance(node.value, ast.Name), (
-                f'{ids(path)}:{node.value.lineno} says what a stage sees'
-            )
+        place = f'{ids(path)}:{getattr(node, "lineno", 0)}'
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in told - {'manifest'}, f'{place} reads {node.attr}'
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            parts = set() if id(node) in explained else set(node.value.split('/'))
+            assert not parts & {*TRUTH_ON_DISK, 'sees', 'shows'}, f'{place} names {node.value!r}'
+        if isinstance(node, ast.keyword) and node.arg in ('sees', 'shows'):
+            assert hands_on, f'{place} says what a stage sees'
+            assert isinstance(node.value, ast.Name), f'{place} says what a stage sees'
 
 
 def test_the_law_of_the_truth_can_be_broken():

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from purify.attacks.registry import ATTACKS
+from purify.attacks.settings import attack_words
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
 from purify.config.load import flag_for, load_config, load_module
@@ -15,18 +16,26 @@ from purify.core.files import fingerprint
 from purify.core.types import Facts, Settings
 from purify.data.augment import AUGMENTATIONS
 from purify.data.sources.open_source import SOURCES
+from purify.defenses.dataelixir.target_labels import TARGETS
+from purify.defenses.filters.score_filter import SCORES
 from purify.defenses.registry import DEFENSES
+from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS
 from purify.diffusion.samplers import SAMPLERS
+from purify.diffusion.schedules import SCHEDULES
 from purify.engine.chain import Chain
 from purify.generative.open_prior import VARIATION_MODELS
 from purify.models.classifiers.registry import NETWORKS
+from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import LR_SCHEDULES, OPTIMIZERS
 
 
 def list_registries() -> None:
     """Prints every name a config can use."""
-    models = (VARIATION_MODELS, NETWORKS, AUGMENTATIONS, SAMPLERS, OPTIMIZERS, LR_SCHEDULES)
-    for registry in (SOURCES, ATTACKS, DEFENSES, *models):
+    print(f'{SOURCES.kind}: {", ".join(sorted(SOURCES))}')
+    print(f'{ATTACKS.kind}: {", ".join(sorted(attack_words()))}')
+    of_methods = (DEFENSES, SCORES, TARGETS, DISRUPTIONS, VARIATION_MODELS, SAMPLERS, SCHEDULES)
+    of_training = (NETWORKS, AUGMENTATIONS, OBJECTIVES, OPTIMIZERS, LR_SCHEDULES)
+    for registry in (*of_methods, *of_training):
         print(f'{registry.kind}: {", ".join(sorted(registry))}')
 
 

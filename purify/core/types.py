@@ -1,4 +1,4 @@
-"""Names for what has no tighter type."""
+"""Type aliases for parts of configs, facts in JSON and trees of arrays."""
 
 from typing import Any
 

@@ -26,6 +26,10 @@ class Input:
     outside: Path | None = None
     digest: str = ''
 
+    def __post_init__(self) -> None:
+        if Path(self.sub).is_absolute() or '..' in Path(self.sub).parts:
+            raise ValueError(f'{self.sub!r} is no subfolder of {self.stage!r}.')
+
 
 @dataclass(frozen=True)
 class Stage:

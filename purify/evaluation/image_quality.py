@@ -97,7 +97,9 @@ def warn(found: dict[str, float | None], *sets: Moments) -> list[str]:
 def sight(
     model: Classifier, shape: tuple[int, int, int]
 ) -> Callable[[Tree, Rows], tuple[jax.Array, jax.Array]]:
-    """Makes (weights, rows with u8[b h w c]) -> (logits f32[b k], features f32[b d]) of a network.
+    """Makes the function that gives the logits and the features of a network.
+
+    It maps (weights, rows with images u8[b h w c]) to (logits f32[b k], features f32[b d]).
 
     Images of `shape` are made grey or repeated to its channels; `UserError` where neither is
     possible.
@@ -145,10 +147,10 @@ def sum_up(
     for seen in look_in_turn(work, rule, model.weights, record, np.arange(count), bar):
         moments += Moments.of(seen['features'])
         answers += Answers.of(seen['logits'])
-    return sum_over_hosts(work, name, Likeness(moments, answers))
+    return merge_hosts(work, name, Likeness(moments, answers))
 
 
-def sum_over_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
+def merge_hosts(work: Work, name: str, mine: Likeness) -> Likeness:
     """Adds what all hosts found, in the same order on each, through files called after `name`."""
     moments, answers = mine.moments, mine.answers
     if jax.process_count() == 1:

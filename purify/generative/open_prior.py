@@ -28,7 +28,9 @@ VARIATION_MODELS: Registry[type[Prior]] = Registry(
 
 
 def variation(model: str, **changes: Any) -> Facts:
-    """The part `vary` of a defence: a `model` of `VARIATION_MODELS`, and its `vary`'s settings.
+    """Makes the part `vary` of a config: which model makes variations, and how.
+
+    `model` is of `VARIATION_MODELS`; `changes` are the settings of its `vary`.
 
     A pixel model noises to `start` and goes back in `steps`, by DDIM that draws as much noise as
     DDPM unless told otherwise; the others have the steps and the guidance of Struppek 2023. Raises

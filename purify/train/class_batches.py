@@ -63,7 +63,7 @@ class Classes:
         return math.ceil(self.fit.epochs)
 
     def until(self, epoch: int) -> np.ndarray:
-        """Updates of each flow before `epoch` i64[C]."""
+        """Counts the updates that each flow has had before `epoch`, i64[C]."""
         epochs, batch = min(epoch, self.fit.epochs), self.fit.batch
         return np.array([_count_updates(epochs, len(rows), batch) for rows in self.train])
 
@@ -92,7 +92,10 @@ class Classes:
         return picks.reshape(len(self.train), length, batch), live
 
     def apart(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of held-out rows i32[C h], zeros behind, and their counts i32[C]; h >= 1."""
+        """Gives the positions of each class's held-out rows, padded with zeros, and their counts.
+
+        i32[C h] with h >= 1, and i32[C].
+        """
         counts = np.array([len(rows) for rows in self.held], np.int32)
         whole = np.zeros((len(counts), max(1, counts.max())), np.int32)
         for own, rows in zip(whole, self.held, strict=True):

@@ -142,7 +142,9 @@ class Flows:
     def everywhere(
         self, params: Tree, stats: Tree, features: jax.Array, first: jax.Array
     ) -> jax.Array:
-        """Log densities f32[C b] of `ROWS` features from `first` on, or all, under every flow.
+        """Computes the log densities of a block of features under every flow, f32[C b].
+
+        The block is `ROWS` features from `first` on, or all where there are fewer.
 
         One flow after another, so that memory does not grow with C.
         """

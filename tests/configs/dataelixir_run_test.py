@@ -1,7 +1,7 @@
 """The experiments of Zhou 2024: points of the studies pass `check` at full size, and run at a tiny
 one to their reports.
 
-A few in the daily suite; with PURIFY_ALL_POINTS=1 all, but those that `tiny` refuses.
+A few in the whole suite; with PURIFY_ALL_POINTS=1 all, but those that `tiny` refuses.
 """
 
 import json
@@ -25,7 +25,7 @@ CONFIG = f'{ROOT}/configs/dataelixir.py'
 SETTINGS = ('digits', 'cifar10', 'tiny', 'lfw')
 SWEEPS = tuple(sweep_functions(load_module(CONFIG)))
 REFUSED = (('tiny', 'start'), ('tiny', 'kept'))
-# in the daily suite; all of them with PURIFY_ALL_POINTS=1
+# in the whole suite; all of them with PURIFY_ALL_POINTS=1
 SOME = [('digits', 'selection', 1), ('cifar10', 'table1', 0)]
 SOME_RUNS = [('digits', 'table1', 1)]
 SMALL = {'name': 'resnet', 'stages': [1], 'block': 'preact', 'width': 4, 'stem': 'small'}

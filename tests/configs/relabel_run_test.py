@@ -1,7 +1,7 @@
 """The experiments of Sabolić 2024: points of the study pass `check` at full size, and run at a tiny
 one to their reports.
 
-A few in the daily suite; with PURIFY_ALL_POINTS=1 every point of every sweep in every setting, but
+A few in the whole suite; with PURIFY_ALL_POINTS=1 every point of every sweep in every setting, but
 each config once.
 """
 
@@ -23,7 +23,7 @@ from purify.stages import train_classifier
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')
 SWEEPS = tuple(sweep_functions(load_module(CONFIG)))
-# in the daily suite: ASD; features of CLIP
+# in the whole suite: ASD; features of CLIP
 SOME = [('digits', 'table1', 3), ('cifar10', 'table3', 2)]
 SOME_RUNS = [('digits', 'table3', 1)]
 BY_NAME = {'tfds:cifar10': 'cifar10', 'tfds:imagenet2012': 'imagenet'}

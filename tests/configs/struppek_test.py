@@ -60,7 +60,7 @@ def test_every_point_of_every_table_loads_and_differs(config, table):
 
 
 def every_run():
-    """(config, table, place in it, model): some daily, all of them with PURIFY_ALL_POINTS=1."""
+    """(config, table, place in it, model): some, and all of them with PURIFY_ALL_POINTS=1."""
     if not os.environ.get('PURIFY_ALL_POINTS'):
         some = [
             ('imagenette', 'table1', 0, 'versatile'),

@@ -168,6 +168,12 @@ def test_an_input_that_tells_too_much_is_refused_before_anything_runs(tmp_path):
         Stage('b', writes('b'), {}, {'in': Input('prepare', 'truth')}, sees=('truth',))
 
 
+@pytest.mark.parametrize('sub', ['poisoned/../truth', '..', '/etc'])
+def test_an_input_lies_in_its_stages_folder(sub):
+    with pytest.raises(ValueError, match="is no subfolder of 'prepare'"):
+        Input('prepare', sub)
+
+
 def test_two_stages_of_one_name_are_refused(tmp_path):
     with pytest.raises(UserError, match="two stages of this run are called 'a'"):
         Chain([*two([]), Stage('a', writes('a'), {'x': 5})], tmp_path)

@@ -272,7 +272,7 @@ def test_hosts_add_up_what_each_has_seen(tmp_path, monkeypatch):
 
     def share(host):
         monkeypatch.setattr(likeness.jax, 'process_index', lambda: host)
-        return likeness.sum_over_hosts(
+        return likeness.merge_hosts(
             SimpleNamespace(name='evaluate', folder=tmp_path), 'purified', halves[host]
         )
 

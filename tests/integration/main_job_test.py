@@ -12,6 +12,7 @@ from support.tiny import SMALL, STUDENT, VARY
 
 from purify.attacker.manifest import Manifest
 from purify.attacks.registry import ATTACKS
+from purify.attacks.settings import attack_words
 from purify.cli import main
 from purify.data.loader import Split
 from purify.stages.networks_on_disk import read_classifier
@@ -171,7 +172,10 @@ def test_networks_start_from_a_given_checkpoint(finished, tmp_path):
 
 def test_list_and_check(finished, capfd):
     assert main(['list']) == 0
-    assert f'attack: {", ".join(sorted(ATTACKS))}\n' in capfd.readouterr().out
+    said = dict(line.split(': ') for line in capfd.readouterr().out.splitlines())
+    assert said['attack'] == ', '.join(sorted(attack_words()))
+    assert {*said['attack'].split(', ')} > {*ATTACKS, 'two_patches'}
+    assert said['score'] == 'cognitive_distillation, fct, strip'
     assert main(['list', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS]) == 0
     assert capfd.readouterr().out.count(' done ') == 5
     assert main(['check', '--config', QUICKSTART, *FLAGS]) == 0

@@ -39,7 +39,6 @@ SIZES = (
 STUDENT = ('--config.student.epochs=3', '--config.student.batch=16')
 VARY = (*STUDENT, '--config.defense.vary.steps=4')
 FIT = ('--config.trigger.steps=20',)
-TEACHER_ONLY = (*SIZES, '--config.teacher.epochs=1')
 GENERATOR = (
     '--config.source.size_px=8',
     '--config.attack.size_px=2',

@@ -69,7 +69,7 @@ def nondisruptive_scores(log_density: np.ndarray, labels: np.ndarray) -> np.ndar
 
 
 def standings(foreign: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How far out each image lies, measured by the upper part of its class, f64[n].
+    """Measures how far each image lies above what is usual in its class, f64[n].
 
     Foreign log densities f64[n] less the `UPPER` quantile of their class, in units of how far those
     above it lie above it on average. Nearly half of a class may be poison that lies below.

@@ -133,14 +133,14 @@ NAMES: dict[type, Callable[[Any], dict[str, Names]]] = {
 
 
 @dataclass(frozen=True)
-class Fit:
+class Placement:
     """How a file fits a network: its name for each array; a `headless` one has no fitting head."""
 
     names: dict[Path_, str]
     headless: bool
 
 
-def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
+def check_foreign(network: ClassifierNetwork, file: str | Path) -> Placement:
     """Finds how a safetensors `file` fits `network` (arrays or shapes) from its header alone.
 
     The head alone may be left out: where the file has none, or one of other classes. Raises one
@@ -185,10 +185,10 @@ def check_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
             f'{file}: does not fit this {type(network).__name__}; {"; ".join(told)}. Choose the'
             ' network it was made for.'
         )
-    return Fit(names, headless)
+    return Placement(names, headless)
 
 
-def read_foreign(network: ClassifierNetwork, file: str | Path) -> Fit:
+def read_foreign(network: ClassifierNetwork, file: str | Path) -> Placement:
     """Fills `network` (arrays or shapes) from a safetensors file, on the host.
 
     The head stays as it is where the file is `headless`. Raises `UserError` for what does not fit

@@ -1,7 +1,7 @@
 """Folders of weights with something wrong in them: each is read, or refused in words; never a
 traceback.
 
-500 seeded cases in the daily suite; `PURIFY_FUZZ=10000` tries as many. A failure names its seed.
+500 seeded cases in the whole suite; `PURIFY_FUZZ=10000` tries as many. A failure names its seed.
 """
 
 import json
