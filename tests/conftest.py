@@ -20,6 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
+import pytest
 from absl import flags
 from hypothesis import HealthCheck, settings
 
@@ -35,6 +36,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile('purify')
+
+
+@pytest.fixture(scope='module')
+def one_device():
+    """One device for runs that are not about devices: a program for eight is compiled longer."""
+    from support.meshes import mesh_of
+
+    from purify.core import devices
+
+    mesh = mesh_of(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, 'global_mesh', lambda: mesh)
+        yield
 
 
 LONGEST = (

@@ -23,6 +23,8 @@ from purify.core.files import read_json
 from purify.data.loader import Split
 from purify.data.sources.open_source import Pool
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 def prepared(tmp_path, words='', *flags, **changes):
     config = quickstart(words, *flags)

@@ -15,6 +15,8 @@ from purify.core.files import read_json, write_json
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 def attacked(words, **changes):
     config = load_config(f'{ROOT}/configs/attacks.py:{words}', SMALL)

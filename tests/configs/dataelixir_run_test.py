@@ -21,6 +21,8 @@ from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.engine.chain import Chain
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 CONFIG = f'{ROOT}/configs/dataelixir.py'
 SETTINGS = ('digits', 'cifar10', 'tiny', 'lfw')
 SWEEPS = tuple(sweep_functions(load_module(CONFIG)))

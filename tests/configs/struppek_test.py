@@ -16,6 +16,8 @@ from purify.config.sweeps import multiply, sweep_functions
 from purify.models import save_pretrained
 from purify.models.files.shapes import random_pipeline
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 TABLES = {
     'imagenette': ('table1', 'table2', 'table4', 'table5', 'table6'),
     'imagenet100': ('table1', 'table3'),

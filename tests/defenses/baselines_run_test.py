@@ -11,6 +11,8 @@ from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.stages.networks_on_disk import read_classifier
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SHORT = (
     '--config.defense.share=0.1',
     '--config.defense.isolation.epochs=0.5',

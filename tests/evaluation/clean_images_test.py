@@ -13,6 +13,8 @@ from purify.data.sources.open_source import open_source
 from purify.evaluation.clean_images import CleanImages
 from purify.evaluation.results import samples
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 COVERED = 'attack=adaptive_patch,rate=0.1'
 
 

@@ -23,6 +23,8 @@ from purify.evaluation.results import gather
 from purify.evaluation.testbench import Bench
 from purify.metrics.intervals import wilson_interval
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SETTINGS = {
     'draws': 3,
     'p_mean': 0.0,

@@ -27,6 +27,8 @@ from purify.stages.classifier import classifier_builder
 from purify.stages.networks_on_disk import read_classifier, write_network
 from purify.train.state import split_network
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 COUNT = 60
 HOW = {'sampler': 'ddim, eta 1.0', 'guidance': 2.0, 'steps': 50}
 

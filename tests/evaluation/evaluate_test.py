@@ -17,6 +17,8 @@ from purify.metrics.distribution import Answers, Moments
 from purify.metrics.intervals import Rate
 from purify.stages.networks_on_disk import read_classifier
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 NONE = np.full(10, -1)
 LABELS = np.arange(10) % 2
 MANIFEST = Manifest(

@@ -12,6 +12,8 @@ from purify.defenses.method import Guard
 from purify.evaluation.evaluate import evaluate
 from purify.stages.networks_on_disk import read_classifier
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):

@@ -13,6 +13,8 @@ from purify.stages import models
 from purify.stages.networks_on_disk import read_classifier
 from purify.train.saliency import grad_cam
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 ROUNDS, KEPT = 3, 2
 
 

@@ -14,6 +14,8 @@ from purify.engine.stage import Stage
 from purify.engine.tables import write_table
 from purify.evaluation.results import count_trusted, gather, gather_cost, samples, true_targets
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 def attacked(words, **changes):
     config = load_config(f'{ROOT}/configs/attacks.py:{words}', SMALL)

@@ -24,6 +24,8 @@ from purify.evaluation.trigger_dataset import (
 )
 from purify.train.cost import Cost
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 class Prepared:
     """Digits prepared with an attack, and the clean training images beside them."""

@@ -18,6 +18,8 @@ from purify.evaluation.results import gather, samples
 from purify.report.classifiers import Guarded
 from purify.report.results import Results, read_typed
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 IMAGES, POISONED = 60, 12
 
 

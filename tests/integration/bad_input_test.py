@@ -14,6 +14,8 @@ from PIL import Image
 from purify import cli
 from purify.core import devices
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 CONFIG = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
 DIGITS = f'{CONFIG}:defense=none'
 CLASSES = ('ant', 'bee', 'cat')

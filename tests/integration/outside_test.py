@@ -23,6 +23,8 @@ from purify.defenses.registry import DEFENSES
 from purify.models.classifiers.registry import NETWORKS
 from purify.report.sections.registry import SECTIONS
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 LINES = (
     (ATTACKS, 'stripe', Stripe),
     (DEFENSES, 'distant', Distant),

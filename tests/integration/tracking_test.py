@@ -14,6 +14,8 @@ from purify.config.load import load_config
 from purify.core.errors import Preempted
 from purify.core.writers import WRITERS, read_rows
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 WRITING = ('--config.run.writers=("tensorboard","wandb")', '--config.run.log_every=2')
 MEASURES = ('acc', 'asr', 'ra')
 

@@ -9,6 +9,8 @@ from purify.report.page import write_report, write_runs_page
 from purify.report.run import Finished
 from purify.report.tables import collect
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 HEADINGS = r'<h2 id="(\w+)"'
 
 

@@ -21,6 +21,8 @@ from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.registry import KINDS
 from purify.train.density import Densities
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 RNG = np.random.default_rng(0)
 COUNT = 36
 IDS, LABELS = 900 - 7 * np.arange(COUNT), (np.arange(COUNT) % 3).astype(np.int32)

@@ -19,6 +19,8 @@ from purify.stages.networks_on_disk import (
 )
 from purify.train.state import abstract_network, split_network
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SETTINGS = {'name': 'resnet', 'stages': [1, 1], 'block': 'basic', 'width': 4, 'stem': 'imagenet'}
 SETTINGS |= {'mean': [0.5], 'std': [0.25]}
 THEIRS = {'stem': 'conv1', 'stem_norm.layer': 'bn1', 'head': 'fc', 'blocks.0': 'layer1.0'}

@@ -19,6 +19,8 @@ from purify.stages.provenance import (
     read_note,
 )
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SEEDS = {'model': 0, 'data': 0}
 SETTINGS = {'data': 'reference', 'source': 'digits', 'seeds': SEEDS, 'reference': 'own'}
 AS_THEY_CAME = {'data': 'poisoned', 'source': 'digits', 'seeds': SEEDS}

@@ -17,6 +17,8 @@ from purify.engine.tables import read_table
 from purify.evaluation.evaluate import describe_findings
 from purify.metrics.detection import auroc
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 SHORT = {  # changes to the scores
     'cognitive_distillation': {'steps': 2},
     'fct': {

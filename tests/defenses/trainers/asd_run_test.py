@@ -8,12 +8,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from support.command import named_weights
-from support.meshes import mesh_of
 from support.tiny import quickstart, run_chain
 
 from purify.commands.check import check
 from purify.commands.plan import make_method, make_stages
-from purify.core import devices, preemption
+from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.writers import read_rows
 from purify.data.loader import Split
@@ -24,6 +23,7 @@ from purify.engine.tables import read_table
 from purify.stages.decide import MEASURED
 from purify.train.objectives.registry import OBJECTIVES
 
+pytestmark = pytest.mark.usefixtures('one_device')
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1, 1)')
 
 
@@ -40,15 +40,6 @@ def tiny():
 
 def stages_of(config):
     return ['prepare', 'trusted', *(step.name for step in make_method(config).steps)]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_device():
-    """A program for one is compiled sooner than for eight."""
-    mesh = mesh_of(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, 'global_mesh', lambda: mesh)
-        yield
 
 
 @pytest.fixture(scope='module')

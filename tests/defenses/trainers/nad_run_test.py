@@ -22,6 +22,8 @@ from purify.engine.chain import Chain
 from purify.evaluation import results as summary
 from purify.stages.networks_on_disk import read_classifier
 
+pytestmark = pytest.mark.usefixtures('one_device')
+
 
 def tiny(victim='', *, beta=(0.0,), trusted=2, **changes):
     """A victim of one group of layers, trained or handed in, and the defence with equal numbers for
