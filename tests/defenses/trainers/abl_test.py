@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from support.students import student
 
 from purify.core.errors import UserError
 from purify.data.table import Table
@@ -9,30 +10,8 @@ from purify.defenses.measures import Predictions
 from purify.defenses.method import Look
 from purify.defenses.registry import DEFENSES
 from purify.defenses.trainers.abl import LowestLosses
-from purify.models.classifiers.registry import NETWORKS
-from purify.stages.train_classifier import classifier
-from purify.train.objectives.registry import OBJECTIVES
-from purify.train.optim import OPTIMIZERS
 
 RNG = np.random.default_rng(0)
-
-
-def student(**optim):
-    optimizer = OPTIMIZERS.part(
-        'sgd', lr=0.3, schedule='step', drops=(0.3, 0.5), factor=0.1, **optim
-    )
-    part = classifier(
-        NETWORKS.part('resnet', width=4),
-        optimizer,
-        epochs=7,
-        batch=16,
-        augment={'flip': {'p': 0.5}},
-    )
-    return part | {
-        'objective': OBJECTIVES.part('distill'),
-        'init_from': 'pretrained',
-        'load': 'finished',
-    }
 
 
 def defense(**changes):

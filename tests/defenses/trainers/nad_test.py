@@ -1,27 +1,8 @@
 import pytest
+from support.students import student
 
 from purify.core.errors import UserError
 from purify.defenses.registry import DEFENSES
-from purify.models.classifiers.registry import NETWORKS
-from purify.stages.train_classifier import classifier
-from purify.train.objectives.registry import OBJECTIVES
-from purify.train.optim import OPTIMIZERS
-
-
-def student():
-    optimizer = OPTIMIZERS.part('sgd', lr=0.3, schedule='step', drops=(0.3, 0.5), factor=0.1)
-    part = classifier(
-        NETWORKS.part('resnet', width=4),
-        optimizer,
-        epochs=7,
-        batch=16,
-        augment={'flip': {'p': 0.5}},
-    )
-    return part | {
-        'objective': OBJECTIVES.part('distill'),
-        'init_from': 'pretrained',
-        'load': 'finished',
-    }
 
 
 def defense(**changes):
