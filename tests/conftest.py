@@ -59,6 +59,7 @@ LONGEST = (
     'integration/devices_test.py',
     'integration/main_job_test.py',
     'integration/castle_walls_test.py',
+    'integration/relabel_test.py',
     'stages/finetune_latent_test.py',
     'configs/struppek_test.py',
 )
