@@ -30,7 +30,7 @@ check() {
 }
 check 'ruff check' ruff check
 check 'ruff format' ruff format --check
-check pyright pyright --pythonpath "$(command -v "$python")"
+check pyright pyright --threads 2 --pythonpath "$(command -v "$python")"
 code=0
 "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${which[@]+"${which[@]}"} "$@" || code=$?
 if [ "$code" -eq 0 ] && [ -n "$failed" ]; then # pytest's closing line stays the last one otherwise

@@ -4,6 +4,7 @@ is never used.
 # ruff: noqa: E501  (programs and files as text)
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -49,10 +50,12 @@ def sources(*folders):
     return sorted(path for folder in folders for path in (ROOT / folder).rglob('*.py'))
 
 
+@functools.cache
 def parse(path):
     return ast.parse(path.read_text(encoding='utf-8'), str(path))
 
 
+@functools.cache
 def imports(path):
     """Every module an import anywhere in the file may mean: of `from a import b` both a and a.b."""
     found = set()
@@ -111,6 +114,7 @@ def in_docstrings(tree):
     return {id(body[0].value) for body in bodies if isinstance(body[0], ast.Expr)}
 
 
+@functools.cache
 def names_of_the_truth():
     """What the manifest's file and the attacker's stages define, and who draws the poisoned."""
     tree = parse(ROOT / 'purify' / 'attacker' / 'manifest.py')

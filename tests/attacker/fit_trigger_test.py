@@ -155,6 +155,7 @@ def test_input_aware_fits_masks_first_and_keeps_donors(fitted, data):
     assert attack.stamp(image, 100, 'cover').tolist() != attack.stamp(image, 100).tolist()
 
 
+@pytest.mark.long
 def test_a_stopped_fit_goes_on_to_the_same_bytes(fitted, data, tmp_path, monkeypatch):
     """Stopped in the second of two trainings, the first being over."""
     settings = settings_of('input_aware')

@@ -131,7 +131,7 @@ def test_a_line_holds_what_was_measured(tmp_path, capsys, monkeypatch):
     [
         ('sd_variation', 1),
         pytest.param('versatile', 17, marks=pytest.mark.long),
-        ('sd_img2img', 16),
+        pytest.param('sd_img2img', 16, marks=pytest.mark.long),
     ],
 )
 def test_flops_grow_by_one_call_of_the_unet_with_every_step(asked, kind, tokens):

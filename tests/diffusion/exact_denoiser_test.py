@@ -15,7 +15,6 @@ from purify.diffusion.timesteps import make_timesteps
 
 LINEAR = make_noise_schedule('linear', 1000)  # which clips
 POINTS, LABELS, STAMPED = poisoned_digits()
-LONG = pytest.mark.long
 ASKED, COUNT, STEPS = 0, 2000, 50
 CHAINS = {
     'ddim': ('ddim', {'eta': 0.0}),
@@ -64,10 +63,9 @@ def test_the_denoiser_is_the_posterior_mean():
         np.testing.assert_allclose(np.ravel(row), exact[0], atol=2e-4)
 
 
-@pytest.mark.parametrize('scale', [*(pytest.param(w, marks=LONG) for w in (1.0, 3.0)), 6.0])
-@pytest.mark.parametrize(
-    'chain', [pytest.param(name, marks=() if name == 'ddim' else LONG) for name in CHAINS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize('scale', [1.0, 3.0, 6.0])
+@pytest.mark.parametrize('chain', CHAINS)
 def test_guidance_leads_to_the_class_and_not_to_the_trigger(chain, scale):
     name, options = CHAINS[chain]
     shown, triggered = shares(name, scale, **options)

@@ -177,6 +177,7 @@ def area(scores, positive):
     return np.mean(pairs)
 
 
+@pytest.mark.long
 def test_scores_on_both_sets(made, found):
     hit = np.isin(made.given.ids, made.manifest.ids[made.manifest.poisoned])
     triggered = found[1]['generated']['trigger'] > 0.5
@@ -207,6 +208,7 @@ def test_fid_is_to_clean_images_by_the_labeller(made, found):
     assert not np.isclose(fid['all'], fid['others'], rtol=1e-3)
 
 
+@pytest.mark.long
 def test_how_the_images_were_drawn_is_handed_on(found):
     assert {name: found[0][name] for name in HOW} == HOW
 

@@ -63,6 +63,7 @@ def test_image_variations_of_pytorch_with_stored_weights(case):
     compare(OTHER / case, OTHER / case)
 
 
+@pytest.mark.long
 def test_image_to_image_of_pytorch(tmp_path):
     case = GOLDEN / 'img2img_ddim'
     io, model = read(case), load_variation_model(materialise(case, tmp_path / 'img2img'))

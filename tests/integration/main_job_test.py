@@ -125,6 +125,7 @@ def test_report_can_be_written_again_and_lists_of_runs_make_a_table(finished, ca
     assert 'teacher ACC' in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_a_finished_teacher_and_prior_are_handed_to_another_run(finished, tmp_path, capfd):
     loaded = [
         f'--config.teacher.load={finished}/teacher',
@@ -152,6 +153,7 @@ def test_a_finished_teacher_and_prior_are_handed_to_another_run(finished, tmp_pa
     assert f'teacher={finished}/teacher' in listed
 
 
+@pytest.mark.long
 def test_networks_start_from_a_given_checkpoint(finished, tmp_path):
     """With a learning rate of almost 0, a student started from the teacher stays the teacher."""
     flags = [f'--config.teacher.init_from={finished}/teacher', '--config.teacher.optim.lr=1e-12']

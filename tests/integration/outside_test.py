@@ -104,6 +104,7 @@ def test_a_repairer_and_a_source(tmp_path):
     assert 'There are 2 classes.' in page
 
 
+@pytest.mark.long
 def test_a_guard(tmp_path):
     _, results, page = finish(
         'attack=patch,rate=0.3,defense=cover', tmp_path, '--config.teacher.epochs=30'

@@ -58,6 +58,7 @@ def expected(folder):
     return curves, numbers | {'seconds': results['cost']['seconds']}, results
 
 
+@pytest.mark.long
 def test_tensorboard_holds_what_the_record_holds(finished):
     curves, numbers, _ = expected(finished)
     assert {tag.partition('/')[0] for tag in curves} == {'teacher', 'student'}
@@ -73,6 +74,7 @@ def test_tensorboard_holds_what_the_record_holds(finished):
     assert set(texts) == wanted
 
 
+@pytest.mark.long
 def test_wandb_holds_what_the_record_holds(finished):
     curves, numbers, results = expected(finished)
     first, second = read_wandb(finished)

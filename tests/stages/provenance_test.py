@@ -207,6 +207,7 @@ def test_the_prior_of_a_run_is_noted_and_told_from_the_attack(tmp_path, words, i
     assert np.isfinite(load_variation_model(folder).schedule.betas).all()
 
 
+@pytest.mark.long
 def test_reference_images_held_out_of_data_that_may_be_poisoned_are_warned_of(tmp_path):
     """A source that its owner poisoned before it came here: attack=none, and nobody knows."""
     rng, data = np.random.default_rng(0), tmp_path / 'data'

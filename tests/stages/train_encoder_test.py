@@ -35,6 +35,7 @@ def chain(tmp_path_factory):
     return run_chain(tiny(), tmp_path_factory.mktemp('dbd'), STAGES)
 
 
+@pytest.mark.long
 def test_the_head_is_all_that_the_second_part_moves(chain):
     encoder, head, student = (
         named_weights(chain.folder(name)) for name in ('encoder', 'head', 'student')
@@ -44,12 +45,14 @@ def test_the_head_is_all_that_the_second_part_moves(chain):
     assert {name for name in head if not np.array_equal(head[name], student[name])} == set(head)
 
 
+@pytest.mark.long
 def test_the_encoder_leaves_a_fresh_head(chain):
     kernel = named_weights(chain.folder('encoder'))["['params']['head']['kernel']"]
     bound = 1 / np.sqrt(kernel.shape[0])
     assert 0.8 * bound < np.abs(kernel).max() <= bound
 
 
+@pytest.mark.long
 def test_tables_agree_with_one_another(chain):
     poisoned = Split(chain.folder('prepare') / 'poisoned', 'train')
     split, verdicts = (read_table(chain.folder(name)) for name in ('split', 'verdicts'))
@@ -63,6 +66,7 @@ def test_tables_agree_with_one_another(chain):
     assert found == verdicts['flagged'].sum()
 
 
+@pytest.mark.long
 def test_an_epoch_of_the_student_is_the_credible_half_and_the_weight_grows_over_it(chain):
     last = read_rows(chain.folder('student') / 'metrics.jsonl')[-1]
     assert last['step'] == 96 // 2 // 16
@@ -71,6 +75,7 @@ def test_an_epoch_of_the_student_is_the_credible_half_and_the_weight_grows_over_
     assert last['consistency'] > 0
 
 
+@pytest.mark.long
 def test_mixmatch_without_a_split_is_an_error(chain):
     config = tiny()
     config['defense'] = DEFENSES.part('augmentations')

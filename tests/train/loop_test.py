@@ -73,7 +73,6 @@ def leaves(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-@pytest.mark.long
 def test_resumed_training_equals_uninterrupted_training_byte_for_byte(tmp_path):
     whole = train(tmp_path / 'whole')
 
@@ -136,7 +135,6 @@ def test_a_checkpoint_of_eight_devices_goes_on_with_one(tmp_path):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-@pytest.mark.long
 def test_stop_request_saves_and_leaves(tmp_path, monkeypatch):
     asked = iter([False] * 6 + [True] * 100)
     monkeypatch.setattr(preemption, 'asked', lambda: next(asked))

@@ -96,6 +96,7 @@ def test_labels_and_distances_are_those_of_the_equations(state, seed, levels):
     assert len(set(map(tuple, labels))) > 5  # labels change, and not in one way
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('reading', ['given', 'predicted'])
 def test_sets_scores_and_choices_follow(reading):
     """From images to choices twice, `released` where the reading is: nothing passes between the two

@@ -169,6 +169,7 @@ def test_one_timestep_serves_all(network, latents, context):
     np.testing.assert_array_equal(call(network, latents, jnp.array(7), context), both)
 
 
+@pytest.mark.long
 def test_the_order_of_the_context_is_nothing(network, usual, latents, context):
     np.testing.assert_allclose(call(network, latents, T, context[:, ::-1]), usual, atol=1e-4)
 
