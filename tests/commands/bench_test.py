@@ -91,6 +91,7 @@ def unet_flops(batch, tokens):
     return count_flops(call.trace(state, *shapes).jaxpr)
 
 
+@pytest.mark.long
 def test_a_line_holds_what_was_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench.devices, 'local_mesh', lambda: mesh_of(2))
     monkeypatch.setattr(bench.devices, 'peak_flops', lambda: 1e12)

@@ -115,6 +115,7 @@ def test_points_of_the_tables_pass_check_as_they_are(place, config, table, which
     assert not check(settings).problems
 
 
+@pytest.mark.long
 def test_check_shapes_a_prior_that_the_hub_still_has(place):
     """Its settings are wrong in a way that only the model itself can tell."""
     settings = shrink_struppek(load_config(f'{ROOT}/configs/imagenette.py:source=arrays:{place}'))

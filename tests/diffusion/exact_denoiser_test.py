@@ -77,6 +77,7 @@ def test_guidance_leads_to_the_class_and_not_to_the_trigger(chain, scale):
         assert abs(triggered - p_t) <= 0.05
 
 
+@pytest.mark.long
 def test_what_diffusers_default_does_under_guidance():
     """The eps of a clipped x_0 is not the network's: with it, a chain is driven away from what it
     is guided to.

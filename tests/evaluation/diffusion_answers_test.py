@@ -122,6 +122,7 @@ def test_calls_are_counted_and_elimination_saves_some(run):
     assert read_json(work.folder / 'facts.json')['calls_per_image'] == 18
 
 
+@pytest.mark.long
 def test_a_stop_leaves_whole_shards_and_the_next_run_ends_the_same(run, made, monkeypatch):
     whole = bytes_of(run('usual').folder)
     stops = [0]

@@ -128,6 +128,7 @@ def test_accused_clean_images_come_first(made):
     assert found == sorted(clean.tolist(), key=flagged.get)[:20]
 
 
+@pytest.mark.long
 def test_a_stop_is_heard_before_anything_is_written(made, illustrate, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(preemption, 'asked', lambda: True)

@@ -297,7 +297,7 @@ def test_the_test_script_runs_everything_and_fails_if_anything_does(bench):
     tools = [
         '-m ruff check',
         '-m ruff format --check',
-        f'-m pyright --pythonpath {os.environ["PURIFY_PYTHON"]}',
+        f'-m pyright --threads 2 --pythonpath {os.environ["PURIFY_PYTHON"]}',
     ]
     tests = '-m pytest -n 2 --dist loadfile --no-loadscope-reorder'
     assert bench.run('test.sh', '--no-venv', '-k', 'x')[1] == 0

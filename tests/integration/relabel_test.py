@@ -19,7 +19,7 @@ TINY = (
     '--config.teacher.epochs=1',
     '--config.student.epochs=1',
     *(f'--config.{part}.network.{small}' for part in ('teacher', 'student') for small in NETWORK),
-    '--config.defense.encoder.epochs=12',
+    '--config.defense.encoder.epochs=8',
     '--config.defense.encoder.network.width=8',
     '--config.defense.fit.members=3',
     '--config.run.report_images=2',

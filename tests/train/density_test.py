@@ -155,6 +155,7 @@ def test_without_images_apart_the_last_epoch_is_kept_even_one_too_short_for_an_u
     assert losses[0] > losses[1] > 0 == losses[2]
 
 
+@pytest.mark.long
 def test_a_stopped_fit_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
     straight, folder, _ = whole
     stop_after(13, monkeypatch, folder=tmp_path)

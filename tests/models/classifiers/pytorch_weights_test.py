@@ -88,7 +88,13 @@ def made(kind, layout):
     return network, exported(network, layout)
 
 
-@pytest.mark.parametrize(('kind', 'layout'), LAYOUTS)
+@pytest.mark.parametrize(
+    ('kind', 'layout'),
+    [
+        pytest.param(*pair, marks=pytest.mark.long if pair[0] == 'efficientnet' else ())
+        for pair in LAYOUTS
+    ],
+)
 def test_every_value_finds_its_place(tmp_path, kind, layout):
     network, tensors = made(kind, layout)
     save_file(tensors, tmp_path / 'weights.safetensors')
