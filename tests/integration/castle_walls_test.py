@@ -22,7 +22,7 @@ SMALLEST = (
     *(f'--config.teacher.network.{small}' for small in NETWORK),
     '--config.defense.generator.network.sample_size=8',
     '--config.defense.generator.network.block_out_channels=(8,16)',
-    '--config.defense.generator.steps=20',
+    '--config.defense.generator.steps=40',
     '--config.run.report_images=2',
 )
 TINY = (
