@@ -180,8 +180,7 @@ class Pool:
                 run.command, stdin=DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
             )
         self.running[slot] = run, process, time.monotonic()
-        # The signal may have come while it was being started.
-        if self.stopped:
+        if self.stopped:  # the signal may have come while it was being started
             self._ask_to_stop()
         print(f'started: {run.name}{where}', flush=True)
 
@@ -196,11 +195,10 @@ class Pool:
         print(f'{word}: {run.name}, {time.monotonic() - begun:.0f} s', flush=True)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        now, self.stopped = self.stopped and number == signal.SIGINT, True
-        if now:
-            for _, process, _ in self.running.values():
-                process.kill()
+        again, self.stopped = self.stopped and number == signal.SIGINT, True
         self._ask_to_stop()
+        for _, process, _ in self.running.values() if again else ():
+            process.kill()
 
     def _ask_to_stop(self) -> None:
         """Once each: a second SIGTERM may meet a run that is ending, and end it as failed."""
@@ -245,7 +243,6 @@ def folder(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:
-        # There is no such user.
         raise argparse.ArgumentTypeError(f'{text}: {error} Write the path out in full.') from error
 
 

@@ -5,8 +5,8 @@
 #
 # Every room of the program and every system end to end, in eight minutes on two cores. --all adds the tests marked
 # `long`: runs that are killed and go on, points of every config, networks against other libraries, thousands of broken
-# files, and whatever takes a second to look closer at lines that the others run too. PURIFY_ALL_POINTS=1 with --all
-# checks and runs every point of every sweep (1,500 more tests, some hours).
+# files, and slower tests of lines that quicker ones run too. Of the sweeps it runs samples; with PURIFY_ALL_POINTS=1
+# every point of the three studies (1,500 more tests).
 # The tests run whatever ruff and pyright say; the exit code is 0 only if all is well.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

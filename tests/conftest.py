@@ -40,7 +40,7 @@ settings.load_profile('purify')
 
 @pytest.fixture(scope='module')
 def one_device():
-    """One device for runs that are not about devices: a program for eight is compiled longer."""
+    """One device where eight would only be compiled longer."""
     from support.meshes import mesh_of
 
     from purify.core import devices
@@ -49,6 +49,13 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, 'global_mesh', lambda: mesh)
         yield
+
+
+@pytest.fixture(scope='module')
+def few_devices(request):
+    """One device in the short suite, all eight in the whole one."""
+    if request.config.option.markexpr == 'not long':
+        request.getfixturevalue('one_device')
 
 
 LONGEST = (

@@ -14,6 +14,7 @@ from purify.config.sweeps import multiply, sweep_functions
 from purify.core.errors import UserError
 from purify.core.files import fingerprint
 from purify.core.types import Facts, Settings
+from purify.core.writers import WRITERS
 from purify.data.augment import AUGMENTATIONS
 from purify.data.sources.open_source import SOURCES
 from purify.defenses.dataelixir.target_labels import TARGETS
@@ -22,9 +23,11 @@ from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.poisoned_classes import DISRUPTIONS
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import SCHEDULES
+from purify.diffusion.timesteps import SPACINGS
 from purify.engine.chain import Chain
 from purify.generative.open_prior import VARIATION_MODELS
 from purify.models.classifiers.registry import NETWORKS
+from purify.models.flow import TRANSFORMS
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import LR_SCHEDULES, OPTIMIZERS
 
@@ -33,9 +36,10 @@ def list_registries() -> None:
     """Prints every name a config can use."""
     print(f'{SOURCES.kind}: {", ".join(sorted(SOURCES))}')
     print(f'{ATTACKS.kind}: {", ".join(sorted(attack_words()))}')
-    of_methods = (DEFENSES, SCORES, TARGETS, DISRUPTIONS, VARIATION_MODELS, SAMPLERS, SCHEDULES)
-    of_training = (NETWORKS, AUGMENTATIONS, OBJECTIVES, OPTIMIZERS, LR_SCHEDULES)
-    for registry in (*of_methods, *of_training):
+    of_methods = (DEFENSES, SCORES, TARGETS, DISRUPTIONS, TRANSFORMS)
+    of_diffusion = (VARIATION_MODELS, SAMPLERS, SPACINGS, SCHEDULES)
+    of_training = (NETWORKS, AUGMENTATIONS, OBJECTIVES, OPTIMIZERS, LR_SCHEDULES, WRITERS)
+    for registry in (*of_methods, *of_diffusion, *of_training):
         print(f'{registry.kind}: {", ".join(sorted(registry))}')
 
 

@@ -23,7 +23,7 @@ from purify.core.files import read_json
 from purify.data.loader import Split
 from purify.data.sources.open_source import Pool
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 
 def prepared(tmp_path, words='', *flags, **changes):

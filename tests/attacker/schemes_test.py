@@ -15,7 +15,7 @@ from purify.core.files import read_json, write_json
 from purify.data.loader import Split
 from purify.engine.chain import Chain
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 
 def attacked(words, **changes):

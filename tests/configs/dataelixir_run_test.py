@@ -21,7 +21,7 @@ from purify.config.load import load_config, load_module
 from purify.config.sweeps import sweep_functions
 from purify.engine.chain import Chain
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 CONFIG = f'{ROOT}/configs/dataelixir.py'
 SETTINGS = ('digits', 'cifar10', 'tiny', 'lfw')

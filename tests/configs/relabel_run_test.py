@@ -20,7 +20,7 @@ from purify.config.sweeps import sweep_functions
 from purify.engine.tables import read_table
 from purify.stages import train_classifier
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 CONFIG = f'{ROOT}/configs/relabel.py'
 SETTINGS = ('digits', 'cifar10', 'cifar10_small', 'imagenet30', 'vggface30')

@@ -16,7 +16,7 @@ from purify.config.sweeps import multiply, sweep_functions
 from purify.models import save_pretrained
 from purify.models.files.shapes import random_pipeline
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 TABLES = {
     'imagenette': ('table1', 'table2', 'table4', 'table5', 'table6'),

@@ -11,7 +11,7 @@ from purify.engine.chain import Chain
 from purify.engine.tables import read_table
 from purify.stages.networks_on_disk import read_classifier
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 SHORT = (
     '--config.defense.share=0.1',

@@ -13,7 +13,7 @@ from purify.data.sources.open_source import open_source
 from purify.evaluation.clean_images import CleanImages
 from purify.evaluation.results import samples
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 COVERED = 'attack=adaptive_patch,rate=0.1'
 

@@ -26,7 +26,7 @@ from purify.models.classifiers import sscd
 from purify.stages.named_folders import encoder_folder
 from purify.stages.train_encoder import describe_encoder
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 RNG = np.random.default_rng(5)
 

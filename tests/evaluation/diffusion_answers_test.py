@@ -23,7 +23,7 @@ from purify.evaluation.results import gather
 from purify.evaluation.testbench import Bench
 from purify.metrics.intervals import wilson_interval
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 SETTINGS = {
     'draws': 3,

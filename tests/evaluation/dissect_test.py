@@ -27,7 +27,7 @@ from purify.stages.classifier import classifier_builder
 from purify.stages.networks_on_disk import read_classifier, write_network
 from purify.train.state import split_network
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 COUNT = 60
 HOW = {'sampler': 'ddim, eta 1.0', 'guidance': 2.0, 'steps': 50}

@@ -17,7 +17,7 @@ from purify.metrics.distribution import Answers, Moments
 from purify.metrics.intervals import Rate
 from purify.stages.networks_on_disk import read_classifier
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 NONE = np.full(10, -1)
 LABELS = np.arange(10) % 2

@@ -12,7 +12,7 @@ from purify.defenses.method import Guard
 from purify.evaluation.evaluate import evaluate
 from purify.stages.networks_on_disk import read_classifier
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 
 @pytest.fixture(scope='module')

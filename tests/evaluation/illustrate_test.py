@@ -13,7 +13,7 @@ from purify.stages import models
 from purify.stages.networks_on_disk import read_classifier
 from purify.train.saliency import grad_cam
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 ROUNDS, KEPT = 3, 2
 

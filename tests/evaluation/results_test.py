@@ -14,7 +14,7 @@ from purify.engine.stage import Stage
 from purify.engine.tables import write_table
 from purify.evaluation.results import count_trusted, gather, gather_cost, samples, true_targets
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 
 def attacked(words, **changes):

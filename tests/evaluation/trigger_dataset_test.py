@@ -24,7 +24,7 @@ from purify.evaluation.trigger_dataset import (
 )
 from purify.train.cost import Cost
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 
 class Prepared:

@@ -18,7 +18,7 @@ from purify.evaluation.results import gather, samples
 from purify.report.classifiers import Guarded
 from purify.report.results import Results, read_typed
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 IMAGES, POISONED = 60, 12
 

@@ -14,7 +14,7 @@ from PIL import Image
 from purify import cli
 from purify.core import devices
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 CONFIG = str(Path(__file__).parents[2] / 'configs' / 'quickstart.py')
 DIGITS = f'{CONFIG}:defense=none'

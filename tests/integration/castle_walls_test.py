@@ -6,20 +6,19 @@ import random
 
 import numpy as np
 import pytest
-from support.command import dataset_bytes, kill_at, run, stage
+from support.command import dataset_bytes, kill_at, least_networks, run, stage
 
 from purify.data.loader import Split
 
 CONFIG = 'configs/castle_walls.py'
 JUDGES = ('dissection.labeller', 'dissection.detector')
-NETWORK = ('width=4', 'stages=(1,)')
 SMALLEST = (
     '--config.source.size_px=8',  # what they are at heart
     '--config.source.train_size=240',
     '--config.source.test_size=100',
     '--config.attack.size_px=2',
     '--config.teacher.epochs=1',
-    *(f'--config.teacher.network.{small}' for small in NETWORK),
+    *least_networks('teacher'),
     '--config.defense.generator.network.sample_size=8',
     '--config.defense.generator.network.block_out_channels=(8,16)',
     '--config.defense.generator.steps=40',
@@ -27,7 +26,7 @@ SMALLEST = (
 )
 TINY = (
     *SMALLEST,
-    *(f'--config.{part}.network.{small}' for part in ('student', *JUDGES) for small in NETWORK),
+    *least_networks('student', *JUDGES),
     *(f'--config.{part}.epochs=1' for part in ('student', *JUDGES)),
     '--config.defense.sampling.steps=4',
     '--config.defense.images=90',

@@ -23,7 +23,7 @@ from purify.defenses.registry import DEFENSES
 from purify.models.classifiers.registry import NETWORKS
 from purify.report.sections.registry import SECTIONS
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 LINES = (
     (ATTACKS, 'stripe', Stripe),

@@ -7,18 +7,17 @@ import os
 import random
 
 import pytest
-from support.command import assert_same_weights, dataset_bytes, kill_at, run, stage
+from support.command import assert_same_weights, dataset_bytes, kill_at, least_networks, run, stage
 
 from purify.engine.tables import read_table
 
 CONFIG = 'configs/relabel.py'
-NETWORK = ('width=4', 'stages=(1,)')
 TINY = (
     '--config.source.size_px=8',  # what they are at heart
     '--config.attack.size_px=2',
     '--config.teacher.epochs=1',
     '--config.student.epochs=1',
-    *(f'--config.{part}.network.{small}' for part in ('teacher', 'student') for small in NETWORK),
+    *least_networks('teacher', 'student'),
     '--config.defense.encoder.epochs=8',
     '--config.defense.encoder.network.width=8',
     '--config.defense.fit.members=3',

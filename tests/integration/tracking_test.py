@@ -14,7 +14,7 @@ from purify.config.load import load_config
 from purify.core.errors import Preempted
 from purify.core.writers import WRITERS, read_rows
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 WRITING = ('--config.run.writers=("tensorboard","wandb")', '--config.run.log_every=2')
 MEASURES = ('acc', 'asr', 'ra')

@@ -9,7 +9,7 @@ from purify.report.page import write_report, write_runs_page
 from purify.report.run import Finished
 from purify.report.tables import collect
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 HEADINGS = r'<h2 id="(\w+)"'
 

@@ -21,7 +21,7 @@ from purify.stages.known import Data, Diagnosis, Known
 from purify.stages.registry import KINDS
 from purify.train.density import Densities
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 RNG = np.random.default_rng(0)
 COUNT = 36

@@ -23,7 +23,7 @@ from purify.generative.clip_encoder import ClipEncoder
 from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier
 from purify.train.optim import OPTIMIZERS
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 SMALL = {'name': 'resnet', 'stages': (1,), 'block': 'preact', 'width': 4, 'norm': 'group'}
 SMALL |= {'stem': 'small', 'dtype': 'float32'}

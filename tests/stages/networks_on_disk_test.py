@@ -19,7 +19,7 @@ from purify.stages.networks_on_disk import (
 )
 from purify.train.state import abstract_network, split_network
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 SETTINGS = {'name': 'resnet', 'stages': [1, 1], 'block': 'basic', 'width': 4, 'stem': 'imagenet'}
 SETTINGS |= {'mean': [0.5], 'std': [0.25]}

@@ -19,7 +19,7 @@ from purify.stages.provenance import (
     read_note,
 )
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 SEEDS = {'model': 0, 'data': 0}
 SETTINGS = {'data': 'reference', 'source': 'digits', 'seeds': SEEDS, 'reference': 'own'}

@@ -16,7 +16,7 @@ from purify.engine.tables import read_table
 from purify.stages.decide import MEASURED
 from purify.train.objectives.registry import OBJECTIVES
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 STAGES = ('prepare', 'encoder', 'head', 'split', 'student', 'verdicts')
 NETWORK = ('--config.student.network.norm=batch', '--config.student.network.stages=(1,)')

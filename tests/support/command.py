@@ -30,6 +30,12 @@ TINY = (  # the quickstart's shape, a tenth of its work
 )
 
 
+def least_networks(*parts: str) -> tuple[str, ...]:
+    """Flags that give these parts of a config ResNets of one block."""
+    small = ('width=4', 'stages=(1,)')
+    return tuple(f'--config.{part}.network.{setting}' for part in parts for setting in small)
+
+
 def start(
     command: str, *args: object, devices: int = 1, config: str = 'configs/quickstart.py'
 ) -> subprocess.Popen[str]:

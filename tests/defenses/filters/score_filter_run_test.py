@@ -17,7 +17,7 @@ from purify.engine.tables import read_table
 from purify.evaluation.evaluate import describe_findings
 from purify.metrics.detection import auroc
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 SHORT = {  # changes to the scores
     'cognitive_distillation': {'steps': 2},

@@ -22,7 +22,7 @@ from purify.engine.chain import Chain
 from purify.evaluation import results as summary
 from purify.stages.networks_on_disk import read_classifier
 
-pytestmark = pytest.mark.usefixtures('one_device')
+pytestmark = pytest.mark.usefixtures('few_devices')
 
 
 def tiny(victim='', *, beta=(0.0,), trusted=2, **changes):
