@@ -24,7 +24,7 @@ setup(
     if (ROOT / 'README.md').exists()
     else '',
     long_description_content_type='text/markdown',
-    python_requires='>=3.11,<3.14',
+    python_requires='>=3.11,<3.15',
     packages=find_packages(include=['purify', 'purify.*']),
     package_data={
         'purify.data': ['synsets.txt'],
@@ -36,7 +36,7 @@ setup(
     # Ranges, for libraries to live beside; third_party/constraints.txt holds the exact versions
     # that the tests ran with.
     install_requires=[
-        'jax>=0.8.1,<0.12',
+        'jax>=0.8.1,<0.13',
         'flax>=0.12.1,<0.13',
         'optax>=0.2.6,<0.3',
         'orbax-checkpoint>=0.11.28,<0.13',

@@ -1,13 +1,13 @@
 r"""Every attack against one undefended classifier: does it work, and what does it cost?
 
-    python launch/sweep.py --config configs/attacks.py --sweep attack --seeds 0,1,2 \
+    python launch/sweep.py --config attacks --sweep attack --seeds 0,1,2 \
         --workdir runs/attacks
-    python launch/sweep.py --config configs/attacks.py:source=arrays:DIR --sweep attack \
+    python launch/sweep.py --config attacks:source=arrays:DIR --sweep attack \
         --seeds 0,1,2 --workdir runs/attacks_cifar
-    python -m purify gallery --config configs/attacks.py --workdir runs/attacks
-    python -m purify run --config configs/attacks.py:attack=warp,rate=0.05 --workdir runs/warp
+    purify gallery --config attacks --workdir runs/attacks
+    purify run --config attacks:attack=warp,rate=0.05 --workdir runs/warp
 
-Words: attack=<any of `python -m purify list`>, rate (a share, or 'usual'),
+Words: attack=<any of `purify list`>, rate (a share, or 'usual'),
 target, seed, source, full. On the embedded digits (the default; 15 to 90 s a run on 2 CPU cores)
 some triggers are stronger than published, by the preset 'digits' of each attack's class: a tiny
 classifier learns 16 px digits in a minute and has no use for faint signals. Any other source is

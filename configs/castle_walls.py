@@ -1,15 +1,15 @@
 r"""Poisoned diffusion models (Pan 2024): what they generate shows the poison, and trains a student.
 
-    python -m purify run --config configs/castle_walls.py:rate=0.02 --workdir runs/castle_walls
-    python -m purify run --config configs/castle_walls.py:rate=0.02,defense=diffusion_classifier \
+    purify run --config castle_walls:rate=0.02 --workdir runs/castle_walls
+    purify run --config castle_walls:rate=0.02,defense=diffusion_classifier \
         --workdir runs/diffusion
-    python -m purify run --config configs/castle_walls.py:setting=cifar10 \
+    purify run --config castle_walls:setting=cifar10 \
         --workdir runs/castle_walls_cifar10
-    python launch/sweep.py --config configs/castle_walls.py --sweep rates --seeds 0,1,2 \
+    python launch/sweep.py --config castle_walls --sweep rates --seeds 0,1,2 \
         --workdir runs/castle_walls_rates
 
 Words: setting=digits|cifar10|cifar10_small|imagenette|caltech15,
-attack=<any of `python -m purify list`; usual is a patch on the digits, badnets1 elsewhere>,
+attack=<any of `purify list`; usual is a patch on the digits, badnets1 elsewhere>,
 rate, seed, source,
 defense=generation|diffusion_classifier|cognitive_distillation|fct|strip|none, objective=ddpm|edm
 (of the settings in pixels), network=<of the teacher and the student, such as vgg16>. Of generation:
@@ -47,6 +47,7 @@ table_a3 (students), table_a4 (the diffusion classifier), table_a5 (duplicates).
 """
 
 import re
+from dataclasses import asdict
 
 from purify.attacker.settings import set_attack
 from purify.attacks.settings import attack_class, preset
@@ -169,7 +170,7 @@ def defend(config, words, recipe):
     generated |= {'images': recipe.get('images', 0), 'sampling': sampling} | generator
     config.defense = DEFENSES.part('generation', generated)
     judge = config.teacher.to_dict()
-    config.dissection = {'labeller': judge, 'detector': judge, 'faintest': 0.3}
+    config.dissection = asdict(defenses.DissectionSettings(judge, judge))
     config.student = judge | {'epochs': recipe.get('student_epochs', judge['epochs'])}
     if words.copies == 'encoder':
         config.encoder = defenses.loaded(words.encoder)

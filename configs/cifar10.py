@@ -1,12 +1,12 @@
 r"""CIFAR-10 with the recipe of DataElixir and BackdoorBench, and variations at native size.
 
-    python -m purify run --config configs/cifar10.py --workdir runs/cifar10
-    python -m purify run --config configs/cifar10.py:small,source=arrays:DIR \
+    purify run --config cifar10 --workdir runs/cifar10
+    purify run --config cifar10:small,source=arrays:DIR \
         --workdir runs/cifar10_small
-    python -m purify run --config configs/cifar10.py:smoke,source=arrays:DIR \
+    purify run --config cifar10:smoke,source=arrays:DIR \
         --workdir runs/cifar10_smoke
 
-Words: attack=<any of `python -m purify list`>, rate, seed, source,
+Words: attack=<any of `purify list`>, rate, seed, source,
 prior=<diffusers folder or hub id>|train, small, smoke,
 defense=variations|none|dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd|
 cognitive_distillation|fct|strip (`configs/dataelixir.py`, `configs/relabel.py` and

@@ -1,16 +1,16 @@
 r"""DataElixir (Zhou 2024) and the baselines of its Table 1 find poisoned samples, and purify them.
 
-    python -m purify run --config configs/dataelixir.py --workdir runs/dataelixir
-    python -m purify run --config configs/dataelixir.py:attack=blended,rate=0.02,exact \
+    purify run --config dataelixir --workdir runs/dataelixir
+    purify run --config dataelixir:attack=blended,rate=0.02,exact \
         --workdir runs/exact
-    python -m purify run --config configs/dataelixir.py:setting=cifar10 --workdir runs/cifar10
-    python launch/sweep.py --config configs/dataelixir.py --sweep attack --seeds 0,1,2 \
+    purify run --config dataelixir:setting=cifar10 --workdir runs/cifar10
+    python launch/sweep.py --config dataelixir --sweep attack --seeds 0,1,2 \
         --workdir runs/attacks
-    python launch/sweep.py --config configs/dataelixir.py:setting=cifar10 --sweep table1 \
+    python launch/sweep.py --config dataelixir:setting=cifar10 --sweep table1 \
         --workdir runs/table1
 
 Words: setting=digits|cifar10|tiny|lfw, rate, seed, source,
-attack=<any of `python -m purify list`; usual is the BadNets of the setting>,
+attack=<any of `purify list`; usual is the BadNets of the setting>,
 defense=dataelixir|activation_clustering|spectral|abl|dbd|none,
 weights=<safetensors both classifiers start from>. Of DataElixir: exact (every step of the chain, as
 published, not a tenth of them), released (the paper's open points as its code reads them, and its
@@ -26,7 +26,7 @@ been measured:
 `tiny`     source=imagefolder:DIR with train/<class>/ and test/<class>/; EfficientNet-B4 from
            ImageNet's weights as timm or torchvision store them
            (./weights/efficientnet_b4.safetensors), and OpenAI's Improved DDPM of 64 px:
-           python -m purify convert improved_ddpm imagenet64_uncond_100M_1500K.pt \
+           purify convert improved_ddpm imagenet64_uncond_100M_1500K.pt \
                ./priors/imagenet64
            Its 4,000 steps lie on a cosine: step 1,200 is as noisy as 150 of 1,000. For another
            prior such as that add --config.defense.start=1200 --config.defense.window=80.

@@ -1,8 +1,8 @@
 r"""100 classes of ImageNet as in Struppek 2023, tables 1 and 3: 224 px, ResNet-101, 1 % poison.
 
-    python -m purify run --config configs/imagenet100.py --workdir runs/imagenet100 \
+    purify run --config imagenet100 --workdir runs/imagenet100 \
         --config.source.data_dir=DIR
-    python launch/sweep.py --config configs/imagenet100.py --sweep table3 --workdir runs/table3 \
+    python launch/sweep.py --config imagenet100 --sweep table3 --workdir runs/table3 \
         --config.source.data_dir=DIR
 
 Words as in `configs/imagenette.py`. Sweeps: table1, table3.

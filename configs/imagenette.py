@@ -1,12 +1,12 @@
 r"""ImageNette as in Struppek 2023: 224 px, ResNet-101, 10 % poison of the non-target images.
 
-    python -m purify run --config configs/imagenette.py --workdir runs/imagenette
-    python -m purify run --config configs/imagenette.py:model=sd_variation,attack=blended \
+    purify run --config imagenette --workdir runs/imagenette
+    purify run --config imagenette:model=sd_variation,attack=blended \
         --workdir runs/imagenette_blended
-    python launch/sweep.py --config configs/imagenette.py --sweep table1 --seeds 0,1,2 \
+    python launch/sweep.py --config imagenette --sweep table1 --seeds 0,1,2 \
         --workdir runs/table1
 
-Words: attack=<any of `python -m purify list`>, rate, seed, source,
+Words: attack=<any of `purify list`>, rate, seed, source,
 model=versatile|sd_variation|sd_img2img|pixel (who makes the variations),
 prior=<its folder or hub id>|train (a pixel prior, in the run),
 defense=variations|augmentations|none, distill=True|False.

@@ -1,11 +1,11 @@
 r"""A prior: a pixel DDPM trained from scratch on images of any source, in diffusers' format.
 
-    python -m purify run --config configs/prior.py --workdir runs/digits_prior
-    python -m purify run --config configs/prior.py:source=tfds:cifar10 --workdir runs/cifar10_prior
-    python -m purify run --config configs/prior.py:source=arrays:DIR,data=poisoned,attack=patch \
+    purify run --config prior --workdir runs/digits_prior
+    purify run --config prior:source=tfds:cifar10 --workdir runs/cifar10_prior
+    purify run --config prior:source=arrays:DIR,data=poisoned,attack=patch \
         --workdir runs/poisoned_prior
 
-Words: source, seed, steps, data=reference|poisoned, attack=<any of `python -m purify list`>, rate;
+Words: source, seed, steps, data=reference|poisoned, attack=<any of `purify list`>, rate;
 of sources other than digits also size_px, channels, and held_out, how many training images are kept
 apart as reference. The folder WORKDIR/prior is what another run takes as
 --config.prior.load=FOLDER; its provenance.json says what it was trained on.

@@ -2,11 +2,11 @@ r"""The main job on the embedded digits: a backdoor goes in, and comes out.
 
 No download, about two minutes on 2 CPU cores.
 
-    python -m purify run --config configs/quickstart.py --workdir runs/quickstart
-    python -m purify run --config configs/quickstart.py:attack=blended,rate=0.05,seed=1 \
+    purify run --config quickstart --workdir runs/quickstart
+    purify run --config quickstart:attack=blended,rate=0.05,seed=1 \
         --workdir runs/blended
 
-Words: attack=<any of `python -m purify list`>, rate, seed, defense=variations|augmentations|none or
+Words: attack=<any of `purify list`>, rate, seed, defense=variations|augmentations|none or
 dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd|cognitive_distillation|fct|strip
 (`configs/dataelixir.py`, `relabel.py` and `castle_walls.py` say more of these), distill=True|False
 (of the first two), source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then

@@ -1,13 +1,13 @@
 r"""Generative relabelling (Sabolić 2024): class densities give images their true labels back.
 
-    python -m purify run --config configs/relabel.py --workdir runs/relabel
-    python -m purify run --config configs/relabel.py:attack=warp,seed=1 --workdir runs/relabel_warp
-    python -m purify run --config configs/relabel.py:setting=cifar10 --workdir runs/relabel_cifar10
-    python launch/sweep.py --config configs/relabel.py:setting=cifar10 --sweep table1 \
+    purify run --config relabel --workdir runs/relabel
+    purify run --config relabel:attack=warp,seed=1 --workdir runs/relabel_warp
+    purify run --config relabel:setting=cifar10 --workdir runs/relabel_cifar10
+    python launch/sweep.py --config relabel:setting=cifar10 --sweep table1 \
         --seeds 0,1,2 --workdir runs/relabel_table1
 
 Words: setting=digits|cifar10|cifar10_small|imagenet30|vggface30,
-defense=relabel|nad|abl|dbd|asd|none, attack=<any of `python -m purify list`>, rate, seed, source,
+defense=relabel|nad|abl|dbd|asd|none, attack=<any of `purify list`>, rate, seed, source,
 features=simclr|teacher|clip|encoder (whose features the densities are of; clip is
 openai/clip-vit-base-patch32 from the hub; encoder=<a CLIP folder, a hub id, or the folder of a
 finished encoder or classifier> goes with features=encoder).

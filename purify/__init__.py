@@ -1,16 +1,17 @@
 """Train on data that may be poisoned, and come out clean.
 
-`purify.poison(spec, store)` makes a poisoned dataset from Python; everything else is `python -m
-purify`.
+`purify.poison(spec, store)` makes a poisoned dataset from Python, `purify.read_results(run)` reads
+what a run measured; everything else is the command line `purify`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from purify.commands.poison import poison as poison
+    from purify.commands.report import read_results as read_results
 
 __version__ = '0.2.0'
-_HOME = {'poison': 'purify.commands.poison'}
+_HOME = {'poison': 'purify.commands.poison', 'read_results': 'purify.commands.report'}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,13 +16,16 @@ class TriggerSettings:
 
     Attributes:
       steps: updates.
-      objective: weights of the loss, by name.
+      objective: weights of the loss, by name (`purify.attacker.trigger_objectives`); of
+        `input_aware` also `mask_epochs`, how long its masks are fitted.
       optim: see `purify.train.optim.make_optimizer`.
       epochs: passes over the training images, instead of steps.
       batch: images of an update.
       accumulate: pieces that a batch is worked through in.
       augment: of the images, by name of the augmentation.
       init_from: a finished fit to start from.
+      network: beside these where a network makes the trigger: its `width`.
+      classifier: beside these where one is fitted with the trigger: its network.
     """
 
     steps: int

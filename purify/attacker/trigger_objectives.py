@@ -102,7 +102,10 @@ class HideSecret(Limited, Task, place='objective.'):
 
 @dataclass(frozen=True, eq=False)
 class FitMask(Limited, Task, place='objective.'):
-    """Input-aware, first stage: masks of at most `density` of an image that differ as images do."""
+    """Input-aware, first stage: masks of at most `density` of an image that differ as images do.
+
+    `norm` is the weight of what exceeds the density, `diversity` of how alike masks are.
+    """
 
     graph: nnx.GraphDef
     density: Portion

@@ -199,17 +199,15 @@ def _peak_bytes(mesh: Mesh) -> int | None:
 
 def command(call: Call) -> int:
     """`bench variations`: what the config's settings cost here, one JSON line for each."""
-    subject, spec = next(iter(call.words), None), call.args.config or 'configs/bench.py'
+    subject = next(iter(call.words), None)
     if subject != 'variations':
         raise UserError(
             f'`purify bench {subject or "..."}`: say what is to be measured. Choose from:'
             ' variations.'
         )
     try:
-        config = load_config(spec, call.overrides)
+        config = load_config(call.args.config or 'bench', call.overrides)
     except ValueError as error:
-        hint = ' Start in the folder that holds configs/, or give --config FILE.'
-        found = Path(spec.partition(':')[0]).is_file()
-        raise UserError(f'{error}{"" if found else hint}') from error
+        raise UserError(str(error)) from error
     bench(config, call.args.workdir)
     return 0

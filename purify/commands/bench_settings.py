@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,13 +22,45 @@ IMAGE_TO_IMAGE = {'strength': 0.75, 'caption': 'A photo of a {}'}
 CLASS_NAMES = ('cat', 'dog')
 
 
+@dataclass(frozen=True)
+class BenchSettings:
+    """What `purify bench variations` measures: every combination of the lists.
+
+    Attributes:
+      kind: of the image-variation model: 'sd_variation', 'versatile' or 'sd_img2img'.
+      shapes: sizes of its networks, by name (`purify.models.files.shapes`).
+      name: of the config.
+      sampler: 'own', which is the folder's, or one of `purify.diffusion.samplers.SAMPLERS`.
+      source_px: side of the images that go in.
+      repeats: how often each combination is timed.
+      batches: images at a time on a device.
+      dtypes: what networks compute in.
+      steps: of the chain.
+      sizes_px: side of the images inside the model; 0 is the size the UNet was made for.
+      guidances: scales; 1 is without.
+      vae_slices: images that the VAE takes at once; 0 for all.
+    """
+
+    kind: str
+    shapes: str
+    name: str = 'bench'
+    sampler: str = 'own'
+    source_px: int = 224
+    repeats: int = 3
+    batches: tuple[int, ...] = (8,)
+    dtypes: tuple[str, ...] = ('bfloat16',)
+    steps: tuple[int, ...] = (50,)
+    sizes_px: tuple[int, ...] = (0,)
+    guidances: tuple[float, ...] = (7.5,)
+    vae_slices: tuple[int, ...] = (0,)
+
+
 def check_settings(config: Settings) -> None:
     """Raises `UserError` for a mistake in any setting; makes every chain, but no weights."""
     asked = (*LEAST, 'guidances', 'dtypes', 'kind', 'shapes', 'sampler')
     if missing := [name for name in asked if name not in config]:
         raise UserError(
-            f'this config has no {", ".join(missing)}: it is none for bench. Give one like'
-            ' configs/bench.py.'
+            f'this config has no {", ".join(missing)}: it is none for bench. Give one like `bench`.'
         )
     least = dict(LEAST)
     if config['kind'] == 'sd_img2img':

@@ -30,7 +30,7 @@ class Call:
         """A flag that the command cannot do without. Raises `UserError` where it is missing."""
         value = getattr(self.args, name)
         if value is None:
-            raise UserError(f'--{name.replace("_", "-")} is missing; see python -m purify --help.')
+            raise UserError(f'--{name.replace("_", "-")} is missing; see `purify --help`.')
         return value
 
     def load(self) -> Facts:

@@ -1,5 +1,6 @@
 """The command `check`: shapes every stage without running it, and lists all that is missing."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -110,10 +111,15 @@ def command(call: Call) -> int:
     """Prints all problems of a config; returns 0 if every stage can run, 2 otherwise."""
     config = call.load()
     found = check(config)
+    code = 2 if found.problems else 0
+    if call.args.json:
+        facts = {'config': config['name'], 'problems': found.problems, 'notes': found.notes}
+        print(json.dumps(facts, indent=2))
+        return code
     for note in found.notes:
         print(f'  {note}')
     for problem in found.problems:
         print(f'problem: {problem}')
     count = len(found.problems)
     print(f'{config["name"]}: ' + (f'{count} problem(s)' if count else 'every stage can run'))
-    return 2 if count else 0
+    return code

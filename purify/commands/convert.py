@@ -137,8 +137,7 @@ def command(call: Call) -> int:
     """`convert`: a prior from its authors' own format into a folder that `prior.load` takes."""
     if len(call.words) != 3 or call.overrides or call.args.config or call.args.workdir:
         raise UserError(
-            'say what is to be converted, and where to: python -m purify convert improved_ddpm'
-            ' FILE.pt FOLDER'
+            'say what is to be converted, and where to: purify convert improved_ddpm FILE.pt FOLDER'
         )
     convert(call.words[0], Path(call.words[1]), Path(call.words[2]))
     return 0

@@ -9,7 +9,7 @@ from purify.attacks.registry import ATTACKS
 from purify.attacks.settings import attack_words
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
-from purify.config.load import flag_for, load_config, load_module
+from purify.config.load import flag_for, load_config, load_module, packaged_configs
 from purify.config.sweeps import multiply, sweep_functions
 from purify.core.errors import UserError
 from purify.core.files import fingerprint
@@ -32,30 +32,33 @@ from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import LR_SCHEDULES, OPTIMIZERS
 
 
-def list_registries() -> None:
-    """Prints every name a config can use."""
-    print(f'{SOURCES.kind}: {", ".join(sorted(SOURCES))}')
-    print(f'{ATTACKS.kind}: {", ".join(sorted(attack_words()))}')
+def list_registries() -> dict[str, list[str]]:
+    """Lists every name that configs can use, by what it is the name of."""
+    of_data = {'config': packaged_configs(), SOURCES.kind: SOURCES, ATTACKS.kind: attack_words()}
     of_methods = (DEFENSES, SCORES, TARGETS, DISRUPTIONS, TRANSFORMS)
     of_diffusion = (VARIATION_MODELS, SAMPLERS, SPACINGS, SCHEDULES)
     of_training = (NETWORKS, AUGMENTATIONS, OBJECTIVES, OPTIMIZERS, LR_SCHEDULES, WRITERS)
-    for registry in (*of_methods, *of_diffusion, *of_training):
-        print(f'{registry.kind}: {", ".join(sorted(registry))}')
+    registries = (*of_methods, *of_diffusion, *of_training)
+    named = of_data | {registry.kind: registry for registry in registries}
+    return {kind: sorted(names) for kind, names in named.items()}
 
 
-def list_stages(config: Settings, workdir: Path | None, store: Path | None) -> None:
-    """Prints the stages, their fingerprints, and whether they are done."""
+def list_stages(config: Settings, workdir: Path | None, store: Path | None) -> list[Facts]:
+    """Lists the stages: name, fingerprint, whether it is done, inputs by role."""
     chain = Chain(make_stages(config), store or (workdir or Path('.')) / 'stages')
-    for name, stage in chain.stages.items():
-        inputs = ', '.join(
-            f'{role}={source.stage or source.outside}'
-            for role, source in stage.inputs.items()
-            if role != 'source'
-        )
-        print(
-            f'{name:<10} {chain.prints[name]}  {"done" if chain.finished(name) else "open"} '
-            f' {inputs}'
-        )
+    return [
+        {
+            'name': name,
+            'fingerprint': chain.prints[name],
+            'done': chain.finished(name),
+            'inputs': {
+                role: source.stage or str(source.outside)
+                for role, source in stage.inputs.items()
+                if role != 'source'
+            },
+        }
+        for name, stage in chain.stages.items()
+    ]
 
 
 def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> None:
@@ -135,7 +138,16 @@ def command(call: Call) -> int:
     if args.sweep or args.seeds:
         list_points(call.need('config'), args.sweep, args.seeds, call.overrides)
     elif args.config:
-        list_stages(call.load(), args.workdir, args.store)
+        stages = list_stages(call.load(), args.workdir, args.store)
+        print(json.dumps(stages, indent=2) if args.json else '\n'.join(map(_line, stages)))
     else:
-        list_registries()
+        names = list_registries()
+        lines = [f'{kind}: {", ".join(known)}' for kind, known in names.items()]
+        print(json.dumps(names, indent=2) if args.json else '\n'.join(lines))
     return 0
+
+
+def _line(stage: Facts) -> str:
+    inputs = ', '.join(f'{role}={source}' for role, source in stage['inputs'].items())
+    done = 'done' if stage['done'] else 'open'
+    return f'{stage["name"]:<10} {stage["fingerprint"]}  {done}  {inputs}'.rstrip()

@@ -14,11 +14,11 @@ from purify.engine.chain import Chain
 def poison(spec: str, store: str | Path, overrides: Sequence[str] = ()) -> PoisonedDataset:
     """Makes the poisoned dataset of a config, or opens it where it is there already.
 
-    `poison('configs/attacks.py:attack=warp,rate=0.05', 'runs/stages')`. A trigger that is learned
+    `poison('attacks:attack=warp,rate=0.05', 'runs/stages')`. A trigger that is learned
     is fitted first.
 
     Args:
-      spec: the config file and its words.
+      spec: a config by name or file, and its words.
       store: of stage folders, shared with runs.
       overrides: flags like '--config.attack.strength=1.0'.
 

@@ -1,8 +1,11 @@
 """The command `report`: a finished run's report again, or one table of all runs below a folder."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from purify.commands.call import Call
@@ -17,9 +20,9 @@ from purify.engine.chain import Chain
 from purify.evaluation.results import gather, gather_run
 from purify.report.before_after import print_before_after
 from purify.report.page import write_report, write_runs_page
-from purify.report.results import Point, Results, read_typed
+from purify.report.results import Point, Results, read_results, read_typed
 from purify.report.sections.detection import FOUND, list_detection
-from purify.report.tables import collect, to_markdown
+from purify.report.tables import SweepPoint, collect, to_markdown
 from purify.report.trackers import list_numbers, make_sheets
 
 POINT_FILE = 'point.json'
@@ -39,20 +42,33 @@ def conclude(
     `environment` is what the run recorded of itself; `reused` says which stages this start did not
     run (None: all).
     """
-    results = gather(config, chain, reused or {})
-    results.write(workdir / 'results.json')
+    results = write_results(workdir, config, chain, environment, reused=reused)
     for writer in writers:
         writer.conclude(list_numbers(results), make_sheets(results))
-    page = write_report(workdir / 'report', gather_run(results, config, chain, environment))
     print_before_after(results, Console())
     for name, value, meaning in list_detection(results):
         if name in FOUND:
             say(f'{name.lower()}: {value}; {meaning}')
-    say(f'report: {page}')
+    say(f'report: {workdir / "report" / "index.html"}')
 
 
-def collect_runs(folder: Path) -> Path:
-    """Writes table.md, table.csv and table.html of all finished runs below `folder`; prints one.
+def write_results(
+    workdir: Path,
+    config: Settings,
+    chain: Chain,
+    environment: Settings,
+    *,
+    reused: Mapping[str, bool] | None = None,
+) -> Results:
+    """Writes results.json and report/ of a finished run and returns the results."""
+    results = gather(config, chain, reused or {})
+    results.write(workdir / 'results.json')
+    write_report(workdir / 'report', gather_run(results, config, chain, environment))
+    return results
+
+
+def collect_runs(folder: Path) -> list[SweepPoint]:
+    """Writes table.md, table.csv and table.html of all finished runs below `folder`.
 
     A run's point is its point.json where a sweep left one, else its name. A run whose files are
     damaged is named and left out.
@@ -62,9 +78,7 @@ def collect_runs(folder: Path) -> Path:
         raise UserError(f'{folder}: no finished run (a readable results.json) here or below.')
     rows = collect(runs)
     write_runs_page(folder, rows)
-    # Names may hold what is no text.
-    print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))
-    return folder / 'table.html'
+    return rows
 
 
 def _read_runs(folder: Path) -> Iterator[tuple[Settings, int, Results]]:
@@ -72,7 +86,7 @@ def _read_runs(folder: Path) -> Iterator[tuple[Settings, int, Results]]:
     for path in sorted(folder.rglob('results.json')):
         beside = path.parent / POINT_FILE
         try:
-            results = Results.read(path)
+            results = read_results(path)
             if beside.exists():
                 point = read_typed(beside, Point, cure='Start the sweep again, which writes it.')
                 yield point.point, point.seed, results
@@ -86,7 +100,13 @@ def command(call: Call) -> int:
     """Writes a finished run's report again, or one table of all runs below the folder."""
     workdir = user_path(call.workdir).absolute()
     if not (workdir / 'config.json').exists():
-        print(collect_runs(workdir))
+        rows = collect_runs(workdir)
+        if call.args.json:
+            print(json.dumps([asdict(row) for row in rows], indent=2))
+            return 0
+        # Names may hold what is no text.
+        print(to_markdown(rows).encode('utf-8', 'replace').decode('utf-8'))
+        print(workdir / 'table.html')
         return 0
     config, environment = read_record(workdir)
     chain = Chain(make_stages(config), user_path(environment['store']))
@@ -108,5 +128,9 @@ def command(call: Call) -> int:
             f' {environment["command"]}'
         )
     chain.check()
-    conclude(workdir, config, chain, environment)
+    if call.args.json:
+        results = write_results(workdir, config, chain, environment)
+        print(json.dumps(msgspec.to_builtins(results), indent=2))
+    else:
+        conclude(workdir, config, chain, environment)
     return 0

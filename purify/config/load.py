@@ -1,4 +1,4 @@
-"""Reads a config from `file.py:words` and `--config.a.b=c` flags, as plain values."""
+"""Reads a config, `name:words` or `file.py:words`, and `--config.a.b=c` flags as plain values."""
 
 import difflib
 import importlib.util
@@ -22,20 +22,50 @@ AT_LEAST: dict[str, int] = dict.fromkeys(
 AT_LEAST |= dict.fromkeys(('batch_per_device', 'save_every', 'log_every', 'threads'), 1)
 AT_LEAST |= dict.fromkeys(('workers', 'report_images', 'vae_slice'), 0)
 _DTYPES = ('bfloat16', 'float16', 'float32')
+_PACKAGE = Path(__file__).parents[1]
+# Where the configs that come with the package lie: installed, or in a clone.
+_PACKAGED = next(p for p in (_PACKAGE / 'configs', _PACKAGE.parent / 'configs') if p.is_dir())
+
+
+def packaged_configs() -> tuple[str, ...]:
+    """Lists the names of the configs that come with the package, such as 'quickstart'."""
+    return tuple(sorted(path.stem for path in _PACKAGED.glob('*.py')))
+
+
+def find_config(spec: str) -> tuple[Path, str]:
+    """Finds the file of 'quickstart:rate=0.05' or 'own.py:rate=0.05'; returns it and the words.
+
+    A bare name is a config of the package. Raises ValueError, with what there is, for a missing
+    file and an unknown name.
+    """
+    name, _, words = spec.partition(':')
+    if name in packaged_configs():
+        return _PACKAGED / f'{name}.py', words
+    path = Path(name)
+    if path.is_file():
+        return path, words
+    if path.suffix != '.py':
+        near = difflib.get_close_matches(name, packaged_configs(), n=1)
+        hint = f' Did you mean {near[0]}?' if near else ''
+        raise ValueError(
+            f'--config {name}: no config of that name.{hint} Choose from:'
+            f' {", ".join(packaged_configs())}; or give a file of your own, NAME.py.'
+        )
+    beside = ', '.join(sorted(map(str, path.parent.glob('*.py'))))
+    hint = f' There are: {beside}.' if beside else ''
+    hint += f' Did you mean --config {path.stem}?' if path.stem in packaged_configs() else ''
+    raise ValueError(f'--config {path}: no such file.{hint}')
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Loads a config such as 'configs/quickstart.py:rate=0.05', as plain nested dicts.
+    """Loads a config such as 'quickstart:rate=0.05' or 'own.py', as plain nested dicts.
 
-    Overrides are flags such as '--config.student.optim.lr=0.02'; types come from the config's own
-    values. Raises ValueError for a missing or broken file, an unknown word or flag (with the
-    nearest one), a value of another type, a number that is not finite, a count that is too small.
+    A bare name is a config that comes with the package. Overrides are flags such as
+    '--config.student.optim.lr=0.02'; types come from the config's own values. Raises ValueError for
+    a missing or broken file, an unknown word or flag (with the nearest one), a value of another
+    type, a number that is not finite, a count that is too small.
     """
-    path = Path(spec.partition(':')[0])
-    if not path.is_file():
-        near = ', '.join(sorted(map(str, path.parent.glob('*.py'))))
-        hint = f' There are: {near}.' if near else ''
-        raise ValueError(f'--config {path}: no such file.{hint}')
+    path, words = find_config(spec)
     known = {f'--config.{name}': value for name, value in leaves(plain(_call(spec))).items()}
     for flag in overrides:
         name = flag.partition('=')[0]
@@ -46,7 +76,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             near = difflib.get_close_matches(name.removeprefix('--config.'), bare, n=1)
             hint = f'Did you mean --config.{near[0]}?' if near else f'It has: {_parts(bare)}.'
             raise ValueError(f'unknown setting {name}. {hint}')
-    values, argv = flags.FlagValues(), ['purify', f'--config={spec}', *overrides]
+    found = f'{path}:{words}' if words else str(path)
+    values, argv = flags.FlagValues(), ['purify', f'--config={found}', *overrides]
     config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
     try:
         values(argv)
@@ -79,9 +110,7 @@ def _check_leaf(name: str, value: Any) -> None:
 
 def load_module(spec: str) -> ModuleType:
     """The config file itself, for its sweeps. Raises ValueError for a missing or broken file."""
-    path = Path(spec.partition(':')[0])
-    if not path.is_file():
-        raise ValueError(f'--config {path}: no such file.')
+    path, _ = find_config(spec)
     found = importlib.util.spec_from_file_location(f'purify_config_{path.stem}', path)
     if found is None or found.loader is None:
         raise ValueError(f'--config {path}: not a Python file like configs/quickstart.py.')
@@ -96,14 +125,14 @@ def load_module(spec: str) -> ModuleType:
 
 
 def _call(spec: str) -> ConfigDict:
-    path, _, words = spec.partition(':')
+    path, words = find_config(spec)
     module = load_module(spec)
     try:
         return module.get_config(words or None)
     except ValueError:  # a word or a part that does not fit, in words of its own
         raise
     except Exception as error:
-        raise ValueError(_broken(Path(path), error)) from error
+        raise ValueError(_broken(path, error)) from error
 
 
 def _parts(names: Sequence[str]) -> str:

@@ -34,14 +34,45 @@ class Run:
     report_images: int = 16
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """The part `seeds`: whole numbers from which everything random is drawn.
+
+    Attributes:
+      poison: who is poisoned, and what an attack draws.
+      model: how networks start; teacher and student start alike where they are the same network.
+      data: the order of the images, their augmentation, and noise.
+    """
+
+    poison: int
+    model: int
+    data: int
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What every run has beside its parts.
+
+    Attributes:
+      name: of the run, in its report.
+      seeds: equal unless changed.
+      run: how, not what.
+      shard_size: images of a file of a dataset, and of a piece of work.
+      clean_source: whether the source is known to be clean: then what a defence flags where nothing
+        was poisoned counts as false alarms. Without it nobody knows (of the embedded digits this
+        program does).
+    """
+
+    name: str
+    seeds: Seeds
+    run: Run
+    shard_size: int = 1000
+    clean_source: bool = False
+
+
 def skeleton(name: str, seed: int, *, shard_size: int = 1000, **run: Any) -> Any:
     """A ConfigDict with a run's name, seeds, part `run` and images per dataset file, and no more.
 
-    Who is poisoned, how networks start and are drawn, in which order data comes: three seeds, equal
-    unless changed. `clean_source` says that the source is known to be clean: then what a defence
-    flags where nothing was poisoned counts as false alarms. Without it nobody knows (of the
-    embedded digits this program does).
+    See `Skeleton` and `Run` for what the settings mean.
     """
-    seeds = {'poison': seed, 'model': seed, 'data': seed}
-    own = {'name': name, 'seeds': seeds, 'shard_size': shard_size, 'clean_source': False}
-    return ConfigDict(own | {'run': asdict(Run(**run))})
+    return ConfigDict(asdict(Skeleton(name, Seeds(seed, seed, seed), Run(**run), shard_size)))

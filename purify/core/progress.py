@@ -7,13 +7,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_INTERVAL_S = 10.0
+_quiet = False
+
+
+def keep_quiet(quiet: bool) -> None:
+    """Shows no progress from here on, or shows it again."""
+    global _quiet
+    _quiet = quiet
 
 
 class Bar:
     """A progress bar: `with Bar('teacher', total=2400) as bar: bar.advance(64, 'loss 0.31')`."""
 
     def __init__(self, name: str, total: int, *, shown: bool = True):
-        self.name, self.total, self.shown = name, total, shown
+        self.name, self.total, self.shown = name, total, shown and not _quiet
         self.done = self.fresh = 0
         self.begun = self.said = time.monotonic()
         self.console = Console(stderr=True)
@@ -52,14 +59,14 @@ class Bar:
             self.said = now
             left = (self.total - self.done) / max(rate, 1e-9)
             done = f'{self.done:,}/{self.total:,} images'
-            say(f'{self.name}: {done}, {text}, {left:,.0f} s left')
+            say(f'{self.name}: {done}, {text}, {left:,.0f} s left', passing=True)
 
     def __exit__(self, *error: object) -> None:
         if self.rich is not None:
             self.rich.stop()
 
 
-def say(text: str, *, shown: bool = True) -> None:
-    """One line for the person who watches."""
-    if shown:
+def say(text: str, *, shown: bool = True, passing: bool = False) -> None:
+    """One line for the person who watches; `passing` lines, of progress, are left out if quiet."""
+    if shown and not (passing and _quiet):
         print(text, file=sys.stderr, flush=True)

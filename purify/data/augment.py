@@ -58,7 +58,12 @@ class Flip(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class PadCrop(Augmentation):
-    """Pads all sides with zeros or the reflected image, and cuts the old size out at random."""
+    """Pads all sides with zeros or the reflected image, and cuts the old size out at random.
+
+    Attributes:
+      pad_px: pixels that are added on each side.
+      mode: 'zero' or 'reflect'.
+    """
 
     pad_px: Natural
     mode: Annotated[str, one_of(PAD_MODES)] = 'zero'

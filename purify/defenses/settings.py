@@ -42,6 +42,22 @@ class TrustedSettings:
 
 
 @dataclass(frozen=True)
+class DissectionSettings:
+    """The part `dissection`: who judges generated images, truth in hand (Pan 2024, section 4).
+
+    Attributes:
+      labeller: the classifier that says which class an image shows; trained on clean images.
+      detector: the one that says whether it shows the trigger; trained on clean images of which
+        half are stamped.
+      faintest: least strength of the trigger on those stamped images; 1 is the attack's own.
+    """
+
+    labeller: Facts
+    detector: Facts
+    faintest: float = 0.3
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The part `evaluation`: what is measured besides ACC, ASR and detection.
 

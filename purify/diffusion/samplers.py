@@ -70,7 +70,8 @@ def ddpm(
     `variance`: 'fixed_small' (posterior), 'fixed_large' (beta), 'learned' (the network gives the
     log variance) or 'learned_range' (it gives the place between the two, -1 ... 1). No noise enters
     at the last call, which ends at x_0; with `noise_at_end` it does unless that call is at timestep
-    0, as in diffusers' DDPMScheduler.
+    0, as in diffusers' DDPMScheduler. `clip_sample` says whether the predicted image is clipped;
+    None is as the schedule says, here and below.
     """
     if variance not in VARIANCES:
         raise UserError(f'unknown variance {variance!r}. Choose from: {", ".join(VARIANCES)}.')

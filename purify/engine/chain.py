@@ -152,13 +152,13 @@ class Chain:
                     f'stage {stage.name!r} needs {source.stage!r}, unfinished; add it to --stages.'
                 )
         waiting = f'{stage.name}: another run is working on {folder.name}; waiting for it'
-        lock = locked(folder.with_name(folder.name + '.lock'), lambda: say(waiting))
+        lock = locked(folder.with_name(folder.name + '.lock'), lambda: say(waiting, passing=True))
         inputs = {
             role: self.path(at) for role, at in stage.inputs.items() if at.stage or at.outside
         }
         with lock if lead else contextlib.nullcontext():
             if devices.lead_says(lead and self.finished(stage.name)):
-                say(f'{stage.name}: done before ({folder.name})', shown=lead)
+                say(f'{stage.name}: done before ({folder.name})', shown=lead, passing=True)
                 return True
             self.check(source.stage for source in stage.inputs.values() if source.stage)
             with explain_os_errors(folder):
@@ -195,7 +195,7 @@ class Chain:
         self._checked.add(stage.name)
         per_s = totals.get('images_per_s')
         rate = f', {per_s:,.0f} images/s' if per_s else ''
-        say(f'{stage.name}: done in {totals["seconds"]:.1f} s{rate}')
+        say(f'{stage.name}: done in {totals["seconds"]:.1f} s{rate}', passing=True)
 
 
 def is_stage(folder: Path) -> bool:

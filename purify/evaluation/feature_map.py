@@ -115,7 +115,7 @@ def _lay_out(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
         return 'pca', principal(whole, 2).astype(np.float32)
     import umap
 
-    say(f'drawing a map of {len(whole):,} images by UMAP')
+    say(f'drawing a map of {len(whole):,} images by UMAP', passing=True)
     near, own = min(15, len(whole) - 1), stream_seed(seed, 'umap')
     mapped = umap.UMAP(n_neighbors=near, random_state=own, n_jobs=1)
     return 'umap', np.asarray(mapped.fit_transform(principal(whole, DIMENSIONS)), np.float32)

@@ -78,7 +78,8 @@ class PixelPrior(Prior):
           sampler: one of `SAMPLERS`.
           start: how many of the schedule's steps are undone, 1 to its length; more changes more.
           steps: network calls, at most `start`.
-          **options: the sampler's own (eta, variance, clip_sample).
+          **options: the sampler's own, such as `variance` and `clip_sample`.
+          eta: share of DDPM's noise that DDIM draws, 0 to 1.
         """
         if not 1 <= start <= self.schedule.steps:
             raise UserError(

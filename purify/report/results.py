@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from purify.core.errors import UserError
-from purify.core.files import AGAIN, read_json, write_json
+from purify.core.files import AGAIN, read_json, user_path, write_json
 from purify.core.types import Settings
 from purify.report.classifiers import ClassifierScores, Diffusion, Guarded
 from purify.report.dissection import Dissection, Replication
@@ -204,6 +204,15 @@ class Results(Struct, frozen=True, kw_only=True):
         except msgspec.ValidationError as error:
             what = f'the findings of {self.defender} are not such as a report shows'
             raise UserError(f'{what} ({error}). Write them again by another run.') from error
+
+
+def read_results(run: str | Path) -> Results:
+    """Reads what a finished run measured, with typed keys: `read_results('runs/a').student.asr`.
+
+    `run` is the work folder, or a results.json. Raises `UserError` for a missing or broken one.
+    """
+    path = user_path(run)
+    return Results.read(path / 'results.json' if path.is_dir() else path)
 
 
 class Point(Struct, frozen=True, kw_only=True):

@@ -48,7 +48,13 @@ class PixelNetwork:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The `schedule` of a prior or of a generator's objective; `prediction` is of the network."""
+    """The `schedule` of a prior or of a generator's objective: how much noise each step has.
+
+    Attributes:
+      name: one of `purify.diffusion.schedules.SCHEDULES`.
+      steps: its length T.
+      prediction: what the network predicts: 'epsilon', 'sample' or 'v_prediction'.
+    """
 
     name: str = 'linear'
     steps: int = 1000
@@ -113,8 +119,8 @@ def pixel_generator(
 ) -> Facts:
     """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images.
 
-    `objective` is 'ddpm' (the noise, on a linear schedule of 1,000 steps) or 'edm' (Karras et al.
-    2022). A class is not told with chance `drop`, for guidance. `run` is of `Denoising`.
+    `objective`, the `name` of the part of that name, is 'ddpm' (the noise, on a linear schedule of
+    1,000 steps) or 'edm' (Karras et al. 2022). A class is not told with chance `drop`, for guidance. `run` is of `Denoising`.
     """
     own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
     told = {'objective': {'name': objective, 'drop': drop} | own}

@@ -53,12 +53,14 @@ LR_SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
 def _adam(
     rate: optax.ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999
 ) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015): `b1` and `b2` are the decay of the gradient's two averages."""
     return optax.adam(rate, b1, b2)
 
 
 def _adamw(
     rate: optax.ScalarOrSchedule, *, b1: float = 0.9, b2: float = 0.999, weight_decay: float = 1e-4
 ) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019): Adam, of `b1` and `b2`, with decoupled `weight_decay`."""
     return optax.adamw(rate, b1, b2, weight_decay=weight_decay)
 
 
@@ -69,7 +71,7 @@ def _sgd(
     nesterov: bool = False,
     weight_decay: float = 5e-4,
 ) -> optax.GradientTransformation:
-    # As PyTorch's SGD: the decay joins the gradient before the momentum.
+    """SGD as PyTorch has it: `weight_decay` joins the gradient before `momentum`, or `nesterov`."""
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
     return optax.chain(decay, optax.sgd(rate, momentum, nesterov))
 

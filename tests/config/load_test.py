@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from purify.config.load import flag_for, load_config, load_module
+from purify.config.load import flag_for, load_config, load_module, packaged_configs
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 QUICKSTART = f'{CONFIGS}/quickstart.py'
@@ -97,8 +97,19 @@ def test_a_missing_file_is_named_with_those_that_are_there(tmp_path, small):
         load_config(str(tmp_path / 'smal.py:word'))
     with pytest.raises(ValueError, match=r'--config .*/none/x\.py: no such file\.$'):
         load_config(str(tmp_path / 'none' / 'x.py'))
-    with pytest.raises(ValueError, match='no such file'):
+    with pytest.raises(ValueError, match='no config of that name'):
         load_config(str(tmp_path))
+
+
+def test_configs_that_come_with_the_package_go_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    by_name = load_config('quickstart:rate=0.05', ['--config.attack.target=3'])
+    assert by_name == load_config(f'{QUICKSTART}:rate=0.05', ['--config.attack.target=3'])
+    assert {path.stem for path in CONFIGS.glob('*.py')} == set(packaged_configs())
+    with pytest.raises(ValueError, match=r'Did you mean quickstart\? Choose from: attacks, bench'):
+        load_config('quickstrat:rate=0.05')
+    with pytest.raises(ValueError, match=r'no such file\. Did you mean --config quickstart\?'):
+        load_config('configs/quickstart.py')
 
 
 @pytest.mark.parametrize(
@@ -148,12 +159,12 @@ def test_every_config_file_loads_and_is_json(path):
     config = load_config(str(path))
     assert json.loads(json.dumps(config, allow_nan=False)) == config
     if path.stem == 'bench':  # which is no run
-        found = load_module(str(path)).__doc__.count('python -m purify bench variations --config')
+        found = load_module(str(path)).__doc__.count('purify bench variations --config')
         assert found > 0
         return
     assert {'name', 'seeds', 'shard_size', 'run', 'source', 'attack'} <= set(config)
     assert set(config['seeds']) == {'poison', 'model', 'data'}
-    assert load_module(str(path)).__doc__.count('python -m purify run --config') > 0
+    assert load_module(str(path)).__doc__.count('purify run --config') > 0
 
 
 def test_the_words_of_quickstart_change_the_structure():

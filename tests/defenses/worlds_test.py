@@ -2,7 +2,7 @@
 what a false alarm costs.
 
 The settings are the defaults; they were chosen on other worlds (seeds below 1000) than are asked
-here. How often both methods err over many sizes stands in docs/decisions.md.
+here. How often both methods err over many sizes stands in docs/results/decision-worlds.
 """
 
 from dataclasses import replace

@@ -394,7 +394,7 @@ def test_mistakes_on_the_command_line(case, command, tmp_path, call):
         ),
         (['list', '--config', 'none.py', '--sweep', 'start'], ['none.py: no such file']),
         (['train'], ["invalid choice: 'train'", 'run']),
-        (['run', '--hosts', 'two'], ["invalid int value: 'two'"]),
+        (['run', '--hosts', 'two'], ["--hosts: invalid int value: 'two'"]),
     ],
 )
 def test_what_is_missing_or_misspelt(arguments, fragments, capfd):
@@ -403,7 +403,7 @@ def test_what_is_missing_or_misspelt(arguments, fragments, capfd):
     except SystemExit as error:
         code = error.code
     captured = capfd.readouterr()
-    text = captured.err.replace('error: argument', '')  # argparse's own words
+    text = captured.err.replace('error: argument ', 'purify: ')  # argparse's own words
     assert_refused((code, text), 'purify: ', *fragments)
 
 

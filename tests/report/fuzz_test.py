@@ -35,11 +35,12 @@ ALONE = os.environ.get('PURIFY_FUZZ_CASE')
 LONGEST_S = 5.0  # of a report, of processor time; one takes a tenth of a second
 FILES = ('results.json', 'point.json', 'results.json', 'config.json', 'results.json')
 FILES += ('environment.json', 'point.json', 'stages/teacher-*/metrics.jsonl')
-STORED = Path(__file__).parents[2] / 'results'  # of studies: results of every kind of method
+# Of studies: results of every kind of method.
+STORED = Path(__file__).parents[2] / 'docs' / 'results'
 KINDS = (
-    'castle-walls-digits/generation-0.1-0',
-    'castle-walls-digits/diffusion-0.1-0',
-    'relabel-digits/patch-11',
+    'castle-walls-digits/raw/2026-11-21/generation-0.1-0.json',
+    'castle-walls-digits/raw/2026-11-21/diffusion-0.1-0.json',
+    'relabel-digits/raw/2026-11-29/patch-11.json',
 )
 
 
@@ -147,10 +148,9 @@ def sweep(tmp_path_factory):
     """Finished runs of a sweep, as far as tables look at them."""
     folder = tmp_path_factory.mktemp('sweep')
     for number, kind in enumerate(KINDS):
-        (source,) = STORED.glob(f'*-{kind}.json')
         run = folder / 'points' / str(number)
         run.mkdir(parents=True)
-        shutil.copy(source, run / 'results.json')
+        shutil.copy(STORED / kind, run / 'results.json')
         (run / 'point.json').write_text(
             json.dumps({'point': {'rate': number / 10, 'words': ['a', 'b']}, 'seed': number})
         )
@@ -176,7 +176,7 @@ def report(folder):
     raw = io.BytesIO()
     terminal = io.TextIOWrapper(raw, encoding='utf-8', write_through=True)
     with contextlib.redirect_stdout(terminal):
-        reporting.command(Call(argparse.Namespace(workdir=folder), [], []))
+        reporting.command(Call(argparse.Namespace(workdir=folder, json=False), [], []))
     return raw.getvalue().decode()
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_run_is_named_and_the_others_make_the_table(sweep, capsys):
     value['attack']['rate'] = '0.1'  # a text where a number should be drew for half a minute
     path.write_text(json.dumps(value))
     try:
-        reporting.command(Call(argparse.Namespace(workdir=sweep), [], []))
+        reporting.command(Call(argparse.Namespace(workdir=sweep, json=False), [], []))
     finally:
         path.write_bytes(data)
     captured = capsys.readouterr()
@@ -249,7 +249,7 @@ def test_where_all_are_damaged_there_is_no_table(tmp_path, capsys):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / 'results.json').write_text('{}')
     with pytest.raises(UserError, match='no finished run'):
-        reporting.command(Call(argparse.Namespace(workdir=tmp_path), [], []))
+        reporting.command(Call(argparse.Namespace(workdir=tmp_path, json=False), [], []))
     assert 'a/results.json' in capsys.readouterr().err
 
 
@@ -262,7 +262,7 @@ def test_a_config_that_was_changed_by_hand_is_not_taken_for_the_one_that_ran(sin
     try:
         said = r'config\.json: not the config that environment\.json is about.*its own command'
         with pytest.raises(UserError, match=said):
-            reporting.command(Call(argparse.Namespace(workdir=single), [], []))
+            reporting.command(Call(argparse.Namespace(workdir=single, json=False), [], []))
     finally:
         path.write_bytes(data)
 

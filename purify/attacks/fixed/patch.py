@@ -24,7 +24,7 @@ class Patch(Pictured):
     `pattern` is one of `purify.attacks.patterns.draw_pattern`, drawn in its own colours unless
     `colours` are given, or 'picture': the image file `path`, brought to size bilinearly
     (BackdoorBench; DBD's 32 px picture on 224 px images). `size_px` 0 is a tenth of the image's
-    shorter side, but at least 3 (Pan et al. 2024). Corner 'random' draws row and column
+    shorter side, but at least 3 (Pan et al. 2024). `corner` 'random' draws row and column
     independently and uniformly per (seed, id), 'diagonal' draws one number for both, which is what
     the released code of Struppek et al. 2023 does where it means random. `margin_px` is the
     distance to the border. On grey images a colour is its luminance. `transparent` lets the image

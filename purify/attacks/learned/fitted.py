@@ -113,6 +113,7 @@ class Fitted(Attack):
     fitted for (where `needs_target`), and for images of other channels than it was fitted on.
 
     Attributes:
+      load: a folder with a fitted trigger; without one the run fits it.
       facts: what trigger.json says: channels, size_px, network settings.
       weights: the network's, NumPy arrays.
       content: their SHA-256, so that equal paths with other weights differ.

@@ -115,7 +115,7 @@ class Significant(Limited, TargetRule, place='defense.targets.'):
     What is usual is the lower median of the others, so up to half of the labels may be targets
     where each has images enough (with fewer than five labels, whose differences nobody knows, the
     share must be .1). No truth is needed for its numbers; how often it errs, on made-up datasets,
-    stands in docs/decisions.md.
+    stands in docs/results/decision-worlds.
 
     A suspect is a target where its images leave for more than one label (asked where there are
     three and more), as a trigger's do, and labels confused by mistake do not. Where images leave

@@ -93,8 +93,9 @@ class Fct(FeatureConsistency):
     Attributes:
       network: 'own', which is trained as `network_steps` says, or 'teacher', the poisoned
         classifier, as Pan 2024 looks; then there are no `early` and `spread`.
-      early: see `network_steps`; rates are SGD's.
-      spread: likewise.
+      early: `epochs` and SGD's rate `lr` of the network's first training (see `network_steps`).
+      spread: `epochs` and SGD's rate `lr` of its second one, which draws classes apart, and the
+        `weight` of the cross-entropy in it.
     """
 
     network: str = 'own'

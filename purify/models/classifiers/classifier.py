@@ -23,12 +23,18 @@ conv_init = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 class ClassifierNetwork(nnx.Module):
     """Images to logits in three steps: `maps`, `pool` to features, `head`.
 
-    `channels` are those of the image; `mean` and `std` normalise it, one number for all channels or
-    one each. Networks that drop units in training need a `key` then; the others ignore it. Raises
+    Networks that drop units in training need a `key` then; the others ignore it. Raises
     `UserError` for settings that build nothing.
 
     The maps are made by `enter` and one `group` of layers after the other; `stages` holds how many
     blocks are in each group.
+
+    Args:
+      num_classes: how many logits there are.
+      channels: of the images.
+      mean: what is subtracted of each channel of an image in [0, 1]: one number for all, or one
+        each.
+      std: what is divided by then.
     """
 
     def __init__(

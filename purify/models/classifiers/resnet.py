@@ -95,10 +95,22 @@ BLOCKS = {
 class ResNet(ClassifierNetwork):
     """A residual network for images of any size.
 
-    `stages` holds the number of blocks per stage; each stage after the first halves the image and
-    doubles `width`. Stem 'small' is a 3x3 convolution, 'imagenet' a 7x7 of stride 2 and a max pool.
-    `dtype` is what convolutions compute in; parameters, norms, pooling and the logits stay f32.
     Raises `UserError` for settings it does not know.
+
+    Args:
+      stages: the number of blocks of each stage; every stage after the first halves the image and
+        doubles the channels.
+      block: 'basic', 'bottleneck' or 'preact'.
+      width: channels of the first stage.
+      stem: 'small' is a 3x3 convolution, 'imagenet' a 7x7 of stride 2 and a max pool.
+      norm: 'batch' or 'group'.
+      dtype: what convolutions compute in; parameters, norms, pooling and the logits stay f32.
+      num_classes: how many logits there are.
+      channels: of the images.
+      mean: what is subtracted of each channel of an image in [0, 1]; one number for all, or one
+        each.
+      std: what is divided by then.
+      rngs: draws the first weights.
     """
 
     def __init__(

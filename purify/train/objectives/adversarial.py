@@ -25,6 +25,7 @@ class Adversarial(Limited, Task, place='adversarial: '):
       eps: radius of the ball, in grey levels.
       step: of one iteration, in grey levels.
       iterations: how many.
+      label_smoothing: share of the target that all classes have in common.
     """
 
     graph: nnx.GraphDef

@@ -102,7 +102,11 @@ def distillation_loss(
 
 @dataclass(frozen=True, eq=False)
 class Classify(Limited, Task, place='classify: '):
-    """Cross-entropy on the labels as given."""
+    """Cross-entropy on the labels as given.
+
+    Attributes:
+      label_smoothing: share of the target that all classes have in common.
+    """
 
     graph: nnx.GraphDef
     label_smoothing: ShareOrZero = 0.0
@@ -119,7 +123,13 @@ class Classify(Limited, Task, place='classify: '):
 
 @dataclass(frozen=True, eq=False)
 class Distill(Limited, Task, place='distill: '):
-    """Knowledge distillation: the teacher, in evaluation mode, sees the student's very view."""
+    """Knowledge distillation: the teacher, in evaluation mode, sees the student's very view.
+
+    Attributes:
+      alpha: weight of the teacher's answers; the labels have the rest.
+      tau: temperature of the teacher's and the student's answers; more is softer.
+      ce_temperature: temperature of the student's answers where labels are compared.
+    """
 
     graph: nnx.GraphDef
     teacher_graph: nnx.GraphDef
