@@ -20,12 +20,14 @@ setup(
     name='purify',
     version=VERSION.group(1),
     description='Train on images that may be poisoned and come out clean: diffusion models in JAX.',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8')
-    if (ROOT / 'README.md').exists()
-    else '',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
     python_requires='>=3.11,<3.15',
-    packages=find_packages(include=['purify', 'purify.*']),
+    # The configs lie beside the package in a clone and inside it in a wheel.
+    packages=[*find_packages(include=['purify', 'purify.*']), 'purify.configs'],
+    package_dir={'purify.configs': 'configs'},
     package_data={
         'purify.data': ['synsets.txt'],
         'purify.report': ['templates/*', 'templates/sections/*'],
@@ -54,6 +56,7 @@ setup(
         'msgspec>=0.19',
         'huggingface_hub>=0.34',
         'tokenizers>=0.20',
+        'docstring_parser>=0.16',
         'jinja2>=3.1',
         'markupsafe>=2.1',
         'matplotlib>=3.9',
@@ -72,6 +75,11 @@ setup(
             'diffusers>=0.36',
             'transformers>=4.56',
         ],  # to convert foreign weights and to renew golden files
+        'docs': [
+            'mkdocs>=1.6,<2',
+            'mkdocs-material>=9.6',
+            'mkdocstrings[python]>=0.30',
+        ],
         'dev': [
             'opencv-python-headless>=4.10',
             'scikit-image>=0.24',

@@ -53,7 +53,10 @@ def get_config(arg=None):
         config.source = source('digits', size_px=16, **grey, reference='own')
         prior = defenses.loaded('digits')
     else:
-        kind, apart = 'small', {'reference': 'held_out', 'reference_size': 1000}
+        kind, asks = 'small', words.defense == 'variations'
+        asks = asks or (words.defense in DEFENSES and DEFENSES.bare(words.defense).needs.prior)
+        # Training images that are kept apart for the prior, where there is one.
+        apart = {'reference': 'held_out', 'reference_size': 1000} if asks else {}
         size = {'size_px': words.size_px, 'channels': words.channels}
         config.source = source(words.source, **size, **apart)
         unet = PixelNetwork(words.size_px, (32, 64, 96), layers_per_block=1, norm_num_groups=8)

@@ -169,7 +169,8 @@ def shape_training(
     seed = known.config['seeds']['model']
     own = {'seed': seed, 'keep_ema': task.ema_decay > 0, 'mesh': mesh}
     state = jax.eval_shape(lambda init: make_state(build, optimizer, init=init, **own), weights)
-    shaped = lambda x: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), np.asarray(x).dtype)
+    of_jax = lambda x: jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)  # no int64
+    shaped = lambda x: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), of_jax(x))
     rows = {key: shaped(x) for key, x in image.items()}
     jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
     known.traced.add(mark)  # at the end: what failed fails again

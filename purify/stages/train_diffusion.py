@@ -120,7 +120,8 @@ def pixel_generator(
     """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images.
 
     `objective`, the `name` of the part of that name, is 'ddpm' (the noise, on a linear schedule of
-    1,000 steps) or 'edm' (Karras et al. 2022). A class is not told with chance `drop`, for guidance. `run` is of `Denoising`.
+    1,000 steps) or 'edm' (Karras et al. 2022). A class is not told with chance `drop`, for
+    guidance. `run` is of `Denoising`.
     """
     own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
     told = {'objective': {'name': objective, 'drop': drop} | own}

@@ -359,8 +359,8 @@ WORDS = {
         ['slowstart.py: no such file', 'There are: ', 'quickstart.py'],
     ),
     'config that is none': (
-        [str(Path(CONFIG).parents[1] / 'ruff.toml')],
-        ['ruff.toml: not a Python file'],
+        [str(Path(CONFIG).parents[1] / 'pyproject.toml')],
+        ['pyproject.toml: not a Python file'],
     ),
 }
 

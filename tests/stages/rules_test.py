@@ -51,7 +51,9 @@ def rules():
 def used_attributes(rule):
     """What methods of a class and its bases read of `self`, without the checks after its making."""
     found = set()
-    for base in rule.__mro__[:-1]:
+    for base in rule.__mro__:
+        if base.__module__ in ('abc', 'builtins', 'typing'):  # the source of some cannot be read
+            continue
         for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body:
             if isinstance(node, ast.FunctionDef) and node.name not in ('__post_init__', 'method'):
                 reads = (
