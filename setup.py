@@ -15,6 +15,7 @@ VERSION = re.search(
     re.MULTILINE,
 )
 assert VERSION is not None, 'purify/__init__.py names no __version__'
+DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.6', 'mkdocstrings[python]>=0.30']
 
 setup(
     name='purify',
@@ -75,12 +76,9 @@ setup(
             'diffusers>=0.36',
             'transformers>=4.56',
         ],  # to convert foreign weights and to renew golden files
-        'docs': [
-            'mkdocs>=1.6,<2',
-            'mkdocs-material>=9.6',
-            'mkdocstrings[python]>=0.30',
-        ],
+        'docs': DOCS,
         'dev': [
+            *DOCS,
             'opencv-python-headless>=4.10',
             'scikit-image>=0.24',
             'pytest>=8',

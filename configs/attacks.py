@@ -14,8 +14,7 @@ classifier learns 16 px digits in a minute and has no use for faint signals. Any
 brought to 32 px: 10,000 training images, a ResNet of width 16 with the stride-4 stem and 12 epochs
 (a minute on 2 cores), triggers by the preset 'small'; `full` takes all images, PreAct-ResNet-18 and
 BackdoorBench's recipe with every trigger as published, for a GPU; it has not been measured yet. DIR
-holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers stand in the
-README.
+holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured: docs/results/attacks.
 """
 
 from purify.attacker.settings import set_attack

@@ -32,7 +32,7 @@ The diffusion classifier asks each of 32 (digits), 8 (cifar10_small, 200 test im
 alike.
 
 `digits` needs no download: 2,500 steps of a UNet of .75 M parameters, ten minutes in all on 2 CPU
-cores; the README holds the numbers to expect. `cifar10_small` is 5,000 images for a CPU,
+cores; what to expect: docs/results/castle-walls-digits. `cifar10_small` is 5,000 images for a CPU,
 source=arrays:DIR. The others are for a GPU or TPU, and have not been measured:
 `cifar10`     50,000 images; the UNet of the paper's code, 100,000 steps of 500 (1,000 epochs), or
               EDM's recipe with objective=edm.

@@ -16,8 +16,8 @@ is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU
 google/ddpm-cifar10-32 (35.7 M parameters, from the hub). It has not been measured yet. `small` is
 5,000 training images, a ResNet of width 16 and a prior trained on 5,000 others, for a CPU (about 20
 minutes on 2 cores); `smoke` is a few hundred images and a few steps, to see that everything runs
-(two minutes). DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured numbers
-stand in the README.
+(two minutes). DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured:
+docs/results/cifar10-small.
 """
 
 from dataclasses import asdict

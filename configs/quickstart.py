@@ -10,14 +10,15 @@ Words: attack=<any of `purify list`>, rate, seed, defense=variations|augmentatio
 dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd|cognitive_distillation|fct|strip
 (`configs/dataelixir.py`, `relabel.py` and `castle_walls.py` say more of these), distill=True|False
 (of the first two), source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then
-say how its images are brought to size; a prior is trained on training images kept apart).
+say how its images are brought to size; a prior, where the defence asks one, is trained on 1,000
+training images that are kept apart).
 
 800 training images, 80 of them with a 3x3 checkerboard (or 15 % of noise blended in) and label 0; a
 3-stage ResNet of width 16 as teacher and student; the embedded DDPM of 0.8 M parameters noises
-every image to step 300 of 1,000 and back in 20 steps, three times. Measured numbers stand in the
-README.
+every image to step 300 of 1,000 and back in 20 steps, three times. Measured:
+docs/results/quickstart.
 
-Three settings differ from Struppek 2023, all chosen on runs with seeds 10 to 12 (README, Measured).
+Three settings differ from Struppek 2023, all chosen on runs with seeds 10 to 12 (see there).
 No colour transfer: eq. (1) gives the variation the brightness of its original, and with it the grey
 that blended noise leaves on a black ground (student ASR 1.00). tau = 1: at the paper's 5 the
 teacher's soft labels hand the blended backdoor on (ASR .18 and more). Three variations instead of

@@ -11,19 +11,19 @@ die() {
   exit 2
 }
 
-suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; }
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; }
 
 # Sets $python to the first interpreter of a supported version: PURIFY_PYTHON, else what is on the PATH.
 find_python() {
   if [ -n "${PURIFY_PYTHON:-}" ]; then
-    suits "$PURIFY_PYTHON" || die "PURIFY_PYTHON=$PURIFY_PYTHON is not Python 3.11, 3.12 or 3.13."
+    suits "$PURIFY_PYTHON" || die "PURIFY_PYTHON=$PURIFY_PYTHON is not Python 3.11, 3.12, 3.13 or 3.14."
     python=$PURIFY_PYTHON
     return
   fi
-  for python in python3.11 python3.12 python3.13 python3 python; do
+  for python in python3.11 python3.12 python3.13 python3.14 python3 python; do
     if suits "$python"; then return; fi
   done
-  die "needs Python 3.11, 3.12 or 3.13; python3 here is $(python3 --version 2>/dev/null || echo missing)." \
+  die "needs Python 3.11, 3.12, 3.13 or 3.14; python3 here is $(python3 --version 2>/dev/null || echo missing)." \
     "Install one, or name it: PURIFY_PYTHON=/path/to/python3.11 $0"
 }
 
@@ -67,7 +67,7 @@ use_environment() {
   else
     python=python3
   fi
-  suits "$python" || die "$python is $("$python" --version 2>&1 | head -n 1); purify needs Python 3.11, 3.12 or 3.13."
+  suits "$python" || die "$python is $("$python" --version 2>&1 | head -n 1); purify needs Python 3.11, 3.12, 3.13 or 3.14."
   local missing
   missing=$("$python" -c 'import importlib.util as u; print(*(n for n in ("jax", "flax", "grain", "orbax") if not u.find_spec(n)))')
   [ -z "$missing" ] || die "$python has no ${missing// /, }. ./launch/quickstart.sh makes an environment that has;" \

@@ -5,17 +5,17 @@
 #
 # Every room of the program and every system end to end, in eight minutes on two cores. --all adds the tests marked
 # `long`: runs that are killed and go on, points of every config, networks against other libraries, thousands of broken
-# files, and slower tests of lines that quicker ones run too. Of the sweeps it runs samples; with PURIFY_ALL_POINTS=1
+# files, the examples of the documentation, and slower tests of lines that quicker ones run too; and builds the site. Of the sweeps it runs samples; with PURIFY_ALL_POINTS=1
 # every point of the three studies (1,500 more tests).
 # The tests run whatever ruff and pyright say; the exit code is 0 only if all is well.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-venv=1 which=(-m 'not long')
+venv=1 which=(-m 'not long') site=
 while :; do
   case "${1:-}" in
     --no-venv) venv= ;;
-    --all) which=() ;;
+    --all) which=() site=1 ;;
     *) break ;;
   esac
   shift
@@ -31,6 +31,9 @@ check() {
 check 'ruff check' ruff check
 check 'ruff format' ruff format --check
 check pyright pyright --threads 2 --pythonpath "$(command -v "$python")"
+if [ -n "$site" ]; then
+  NO_MKDOCS_2_WARNING=1 check 'the site' mkdocs build --strict --quiet
+fi
 code=0
 "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${which[@]+"${which[@]}"} "$@" || code=$?
 if [ "$code" -eq 0 ] && [ -n "$failed" ]; then # pytest's closing line stays the last one otherwise

@@ -173,7 +173,7 @@ def test_paths_that_a_person_writes(tmp_path, monkeypatch):
     for wrong, reason in {
         '~nobody-of-this-name/x': 'Could not determine home directory',
         'x' * 300: 'File name too long',
-        'a\x00b': 'embedded null (byte|character)',
+        'a\x00b': '(stat: )?embedded null (byte|character)',
         str(tmp_path / 'loop'): 'Too many levels of symbolic links',
     }.items():
         with pytest.raises(UserError, match=rf'not a usable path \({reason}'):

@@ -179,7 +179,7 @@ def test_list_and_check(finished, capfd):
     assert {*said['attack'].split(', ')} > {*ATTACKS, 'two_patches'}
     assert said['score'] == 'cognitive_distillation, fct, strip'
     assert main(['list', '--config', QUICKSTART, '--workdir', str(finished), *FLAGS]) == 0
-    assert capfd.readouterr().out.count(' done ') == 5
+    assert capfd.readouterr().out.count('  done') == 5
     assert main(['check', '--config', QUICKSTART, *FLAGS]) == 0
     assert 'every stage can run' in capfd.readouterr().out
 

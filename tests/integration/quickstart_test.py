@@ -9,7 +9,7 @@ pytestmark = pytest.mark.long
 
 
 def test_the_backdoor_goes_in_and_comes_out(tmp_path):
-    """Bounds a little wider than the README's numbers: another processor rounds differently, and
+    """Bounds a little wider than the measured numbers: another processor rounds differently, and
     trains another student.
     """
     text = run(tmp_path)
