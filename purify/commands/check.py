@@ -16,8 +16,9 @@ from purify.core.writers import WRITERS
 from purify.defenses.method import Method
 from purify.evaluation.shape import shape_evaluation
 from purify.generative.open_prior import load_variation_model
+from purify.models.files.hub import EMBEDDED
 from purify.stages.known import Diagnosis, Known
-from purify.stages.named_folders import EMBEDDED, encoder_folder, prior_folder
+from purify.stages.named_folders import encoder_folder, prior_folder
 from purify.stages.registry import KINDS
 from purify.stages.stage_lists import Find
 from purify.stages.train_diffusion import shape_prior

@@ -10,7 +10,6 @@ from purify.generative.sscd_encoder import PUBLISHED, copy_file
 from purify.models.files.hub import COMPONENTS, INDEX, read_index, resolve
 from purify.stages.networks_on_disk import NETWORK_FILE, read_facts
 
-EMBEDDED = {'digits': Path(__file__).parent.parent / 'models' / 'pretrained' / 'digits_ddpm'}
 _READ = ('.safetensors', '.json', '.txt')  # of a prior's folder
 
 
@@ -58,7 +57,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
     """Finds a prior by 'digits', a folder or a hub id; returns its folder and a digest."""
-    folder = EMBEDDED.get(load) or resolve(load, revision=revision or None)
+    folder = resolve(load, revision=revision or None)
     _check_stage(folder)
     return folder, _folder_digest(folder, 'a prior is a folder in diffusers format')
 

@@ -13,7 +13,7 @@ from purify.core.errors import UserError
 from purify.core.files import read_json, sha256_of, user_path, write_json
 from purify.core.types import Facts, Settings
 from purify.engine.finished import STATE
-from purify.stages.named_folders import EMBEDDED
+from purify.models.files.hub import EMBEDDED
 
 PROVENANCE_FILE = 'provenance.json'
 REFERENCE, HELD_OUT, POISONED = 'trained_on_reference', 'trained_on_held_out', 'trained_on_poisoned'

@@ -94,7 +94,7 @@ def shell(tmp_path):
     rng = np.random.default_rng(0)
     for kind in ('robin', 'wren', 'finch'):
         (tmp_path / 'birds' / kind).mkdir(parents=True)
-        for number in range(20):
+        for number in range(90):
             picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
             picture.save(tmp_path / 'birds' / kind / f'{number}.png')
     program = tmp_path / 'bin' / 'purify'

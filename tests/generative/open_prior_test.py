@@ -10,9 +10,9 @@ import pytest
 from purify.core.errors import UserError
 from purify.diffusion.samplers import SAMPLERS
 from purify.generative.open_prior import load_variation_model
+from purify.models.files.hub import EMBEDDED
 from purify.models.files.pipelines import save_pretrained
 from purify.models.files.shapes import random_pipeline
-from purify.stages.named_folders import EMBEDDED
 
 
 @pytest.fixture(scope='module')

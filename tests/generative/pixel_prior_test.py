@@ -8,7 +8,7 @@ from purify.core.errors import UserError
 from purify.diffusion.schedules import make_noise_schedule
 from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_prior import PixelPrior
-from purify.stages.named_folders import EMBEDDED
+from purify.models.files.hub import EMBEDDED
 from purify.train.state import split_network
 
 

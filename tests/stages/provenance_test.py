@@ -9,7 +9,7 @@ from purify.config.load import load_config
 from purify.core.files import sha256_of, write_json
 from purify.engine.chain import Chain
 from purify.generative.open_prior import load_variation_model
-from purify.stages.named_folders import EMBEDDED
+from purify.models.files.hub import EMBEDDED
 from purify.stages.provenance import (
     KINDS,
     PROVENANCE_FILE,

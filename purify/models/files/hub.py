@@ -18,6 +18,8 @@ from purify.models.files.folders import (
 )
 
 INDEX = 'model_index.json'
+# Models inside the package, by the name that stands for their folder.
+EMBEDDED = {'digits': Path(__file__).parents[1] / 'pretrained' / 'digits_ddpm'}
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
 _FROM_TEXT = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
 _UNCONDITIONAL = ('unet', 'scheduler')
@@ -72,7 +74,7 @@ def classes_of(index: Mapping[str, Any]) -> dict[str, str]:
 def resolve(
     path_or_hub_id: str | Path, revision: str | None = None, subfolders: Sequence[str] | None = None
 ) -> Path:
-    """The local folder of a model: an existing one as it is, or that of a hub id, downloaded once.
+    """The local folder of a model: one of `EMBEDDED`, an existing one, or a hub id's, downloaded.
 
     Fetches settings and weights at the top and in `subfolders`; None takes what image variation
     needs of the pipeline that its model_index.json names (`COMPONENTS`; of others: all components).
@@ -82,6 +84,8 @@ def resolve(
     that differ, and when the hub cannot be reached or does not know the id.
     """
     name = str(path_or_hub_id)
+    if name in EMBEDDED:
+        return EMBEDDED[name]
     path = user_path(name)
     if path.is_dir():
         return _checked(path)

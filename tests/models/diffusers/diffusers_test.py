@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from purify.generative.open_prior import load_variation_model
-from purify.stages.named_folders import EMBEDDED
+from purify.models.files.hub import EMBEDDED
 
 SCRIPT = """
 import sys, numpy, torch
