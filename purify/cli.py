@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     'bench': Command(
         'measure what image variations cost on these devices, one JSON line each',
-        'purify bench variations --config bench:kind=pixel,shapes=tiny',
+        'purify bench variations --config bench:shapes=small --config.dtypes=float32',
         ('config', 'workdir', 'quiet'),
         ('variations',),
     ),

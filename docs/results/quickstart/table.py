@@ -14,6 +14,11 @@ SWEEP = {
     '`attack=blended`': 'attack=blended-seed*.json',
     '`rate=0` (patch)': 'attack=patch-rate=0.0-seed*.json',
 }
+OCCASIONS = {
+    'jax 0.10.2, Python 3.11, 2026-11-29': '2026-11-29/patch-0.json',
+    'jax 0.10.2, Python 3.11, 2026-11-30': '2026-11-30/jax-0.10.json',
+    'jax 0.12.0.1, Python 3.13, 2026-11-30': '2026-11-30/jax-0.12.json',
+}
 TUNING = {  # run -> what it is compared for
     'b10': 'colour transfer on',
     'b10n300': 'colour transfer off',
@@ -42,6 +47,13 @@ def latest_row(run: dict[str, Any], measure: str) -> list[str]:
         low, high = run[side]['intervals'][measure]
         cells += [say_part(run[side], measure), f'{100 * low:.1f} to {100 * high:.1f} %']
     return cells
+
+
+def occasion_row(name: str, path: str) -> list[str]:
+    """The student of one start of the same run."""
+    run = read_json(RAW / path)
+    shares = [say_part(run['student'], measure) for measure in ('acc', 'asr', 'ra')]
+    return [name, *shares, f'{run["cost"]["seconds"]:.0f} s']
 
 
 def ratio_row(path: Path) -> list[str]:
@@ -88,6 +100,11 @@ def main() -> None:
         'Patch, seed 0, with the present samplers',
         ('', 'teacher', '95 % interval', 'student', '95 % interval'),
         [latest_row(latest, measure) for measure in ('acc', 'asr', 'ra')],
+    )
+    print_table(
+        'The same on three occasions',
+        ('run', 'student ACC', 'student ASR', 'student RA', 'time'),
+        [occasion_row(run, path) for run, path in OCCASIONS.items()],
     )
     print_table(
         'Blended with 10 % of noise instead of 15 %',
