@@ -9,9 +9,10 @@ No download, about two minutes on 2 CPU cores.
 Words: attack=<any of `purify list`>, rate, seed, defense=variations|augmentations|none or
 dataelixir|relabel|activation_clustering|spectral|abl|dbd|nad|asd|cognitive_distillation|fct|strip
 (`configs/dataelixir.py`, `relabel.py` and `castle_walls.py` say more of these), distill=True|False
-(of the first two), source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then
-say how its images are brought to size; a prior, where the defence asks one, is trained on 1,000
-training images that are kept apart).
+(of the first two), network=small|<any of `purify list`>,
+source=digits|arrays:PATH|imagefolder:PATH|tfds:NAME (size_px and channels then say how its images
+are brought to size), prior=<folder or hub id> (without it, and with a source other than digits, a
+prior that the defence needs is trained on 1,000 training images that are set aside).
 
 800 training images, 80 of them with a 3x3 checkerboard (or 15 % of noise blended in) and label 0; a
 3-stage ResNet of width 16 as teacher and student; the embedded DDPM of 0.8 M parameters noises
@@ -44,25 +45,29 @@ from purify.train.optim import OPTIMIZERS
 
 def get_config(arg=None):
     own = {'defense': 'variations', 'distill': True, 'source': 'digits'}
-    own |= {'size_px': 32, 'channels': 3}
+    own |= {'size_px': 32, 'channels': 3, 'network': 'small', 'prior': 'usual'}
     words = parse_words(arg, attack='patch', rate='usual', seed=0, **own)
     check_words(words, defense={*defenses.plain_defenses(), 'variations'})
     config = skeleton('quickstart', words.seed, shard_size=100, save_every=100)
+    asks = DEFENSES.bare(words.defense).needs.prior
+    if words.prior != 'usual' and not asks:
+        raise ValueError(f'prior={words.prior}: defense={words.defense} has no use for a prior.')
     shift = {'pad_crop': {'pad_px': 1}}
     if words.source == 'digits':
         kind, grey = 'digits', {'channels': 1, 'resample': 'nearest'}
         config.source = source('digits', size_px=16, **grey, reference='own')
         prior = defenses.loaded('digits')
     else:
-        kind, asks = 'small', words.defense == 'variations'
-        asks = asks or (words.defense in DEFENSES and DEFENSES.bare(words.defense).needs.prior)
-        # Training images that are kept apart for the prior, where there is one.
-        apart = {'reference': 'held_out', 'reference_size': 1000} if asks else {}
+        trains, kind = asks and words.prior == 'usual', 'small'
+        apart = {'reference': 'held_out', 'reference_size': 1000} if trains else {}
         size = {'size_px': words.size_px, 'channels': words.channels}
         config.source = source(words.source, **size, **apart)
         unet = PixelNetwork(words.size_px, (32, 64, 96), layers_per_block=1, norm_num_groups=8)
         prior = pixel_prior(unet, lr=1e-3, steps=2000, batch=64, augment=shift)
-    network = NETWORKS.part('resnet', width=16, norm='group')
+    if words.prior != 'usual':
+        prior = defenses.loaded(words.prior)
+    small = NETWORKS.part('resnet', width=16, norm='group')
+    network = small if words.network == 'small' else NETWORKS.part(words.network)
     recipe = {'optim': OPTIMIZERS.part('adamw', lr=3e-3), 'batch': 64}
     config.teacher = classifier(network, **recipe, epochs=30, augment=shift)
     set_attack(config, words.attack, attacks.preset(words.attack, kind), rate=words.rate)

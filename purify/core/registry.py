@@ -60,6 +60,12 @@ class Registry(dict[str, T], Generic[T]):
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """Makes the entry called `name` with the arguments."""
         entry: Any = self[name]
+        fixed = sorted({*entry.keywords} & {*kwargs}) if isinstance(entry, Fixed) else ()
+        if fixed:
+            raise UserError(
+                f'{self.kind} {name!r} has its own {", ".join(fixed)}, which cannot be changed.'
+                f' Leave them out, or choose another {self.kind}.'
+            )
         return make_part(f'{self.kind} {name!r}', entry, *args, **kwargs)
 
     def bare(self, name: str) -> Any:

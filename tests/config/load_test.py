@@ -167,6 +167,23 @@ def test_every_config_file_loads_and_is_json(path):
     assert load_module(str(path)).__doc__.count('purify run --config') > 0
 
 
+def test_quickstart_on_data_of_ones_own():
+    birds = f'{QUICKSTART}:source=imagefolder:birds'
+    trained = load_config(f'{birds},defense=dataelixir')
+    assert trained['source']['reference_size'] == 1000
+    assert trained['prior']['data'] == 'reference'
+    given = load_config(f'{birds},defense=dataelixir,prior=folder')
+    assert given['prior'] == {'load': 'folder', 'revision': ''}
+    bare = load_config(f'{birds},defense=relabel,network=resnet18,size_px=64')
+    assert 'prior' not in bare
+    assert bare['teacher']['network']['name'] == 'resnet18'
+    assert bare['source']['size_px'] == 64
+    for config in (given, bare):
+        assert (config['source']['reference'], config['source']['reference_size']) == ('none', 0)
+    with pytest.raises(ValueError, match='defense=relabel has no use for a prior'):
+        load_config(f'{birds},defense=relabel,prior=folder')
+
+
 def test_the_words_of_quickstart_change_the_structure():
     assert 'defense' not in load_config(f'{QUICKSTART}:defense=none')
     augmented = load_config(f'{QUICKSTART}:defense=augmentations')

@@ -124,6 +124,8 @@ def test_a_part_is_the_defaults_and_what_changes_them(makers):
     ) == {'name': 'blended', 'lr': 2, 'schedule': 'step', 'pattern': 'b'}
     assert makers.make('patch', colour='blue') == Patch(3, 'blue')
     assert makers.make('fixed', size_px=1) == Patch(1, 'red')
+    with pytest.raises(UserError, match="'fixed' has its own colour, which cannot be changed"):
+        makers.make('fixed', colour='blue')
 
 
 def test_mappings_are_changed_leaf_by_leaf_unless_they_are_named(makers):

@@ -69,7 +69,7 @@ def test_names_on_the_pages_are_those_of_the_program():
     triggers = set(attack_words()) - {'none', 'relabel_only'}
     # The drawn and the fitted smooth field are two attacks of one class.
     kinds = {attack_class(word) for word in triggers}
-    counted = f'{len(kinds) + 1} kinds, {len(triggers)} named / {len(set(DEFENSES) - {"none"})}'
+    counted = f'{len(kinds) + 1} ({len(triggers)} variants) / {len(set(DEFENSES) - {"none"})}'
     assert f'| {counted} |' in (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
