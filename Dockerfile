@@ -1,7 +1,8 @@
 # purify for CPUs; for NVIDIA GPUs with CUDA 12: --build-arg EXTRAS=cuda12
 #
 #   docker build -t purify .
-#   docker run --rm -v "$PWD/runs:/work/runs" purify run --config quickstart --workdir runs/quickstart
+#   mkdir -p runs
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/work/runs" purify run --config quickstart --workdir runs/quickstart
 #
 # The jax wheels of the extras bring CUDA's libraries; the host brings the driver (docker run --gpus all).
 FROM python:3.12-slim
@@ -17,7 +18,7 @@ COPY purify purify
 RUN pip install --no-cache-dir -c /tmp/constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && rm -rf /opt/purify/build /opt/purify/*.egg-info \
     && useradd --create-home --uid 1000 purify \
-    && install -d -o purify -g purify /work/runs
+    && install -d -m 777 /work/runs
 
 USER 1000
 WORKDIR /work

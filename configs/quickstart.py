@@ -52,6 +52,11 @@ def get_config(arg=None):
     asks = DEFENSES.bare(words.defense).needs.prior
     if words.prior != 'usual' and not asks:
         raise ValueError(f'prior={words.prior}: defense={words.defense} has no use for a prior.')
+    given = [name for name in ('size_px', 'channels') if words[name] != own[name]]
+    if given and words.source == 'digits':
+        raise ValueError(f'{given[0]}={words[given[0]]}: the digits have a size of their own.')
+    if not words.distill and words.defense not in ('variations', 'augmentations'):
+        raise ValueError(f'distill=False: defense={words.defense} has no distillation.')
     shift = {'pad_crop': {'pad_px': 1}}
     if words.source == 'digits':
         kind, grey = 'digits', {'channels': 1, 'resample': 'nearest'}

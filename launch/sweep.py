@@ -67,6 +67,7 @@ class Run:
     seed: int
     arguments: list[str]
     sweep: Path
+    file: Path  # of its config
 
     @property
     def folder(self) -> Path:
@@ -91,8 +92,7 @@ class Run:
             return False
         if results.stat().st_mtime < settings.stat().st_mtime:
             return False
-        config = Path(self.arguments[1].partition(':')[0])
-        if config.exists() and config.stat().st_mtime > results.stat().st_mtime:
+        if self.file.exists() and self.file.stat().st_mtime > results.stat().st_mtime:
             # Edited since: the run is started again, and does again what has changed.
             return False
         found = read_json(results)
@@ -125,7 +125,9 @@ def list_runs(args: argparse.Namespace, overrides: Sequence[str]) -> list[Run]:
     runs = []
     for found in map(json.loads, answer.stdout.splitlines()):
         arguments = ['--config', found['config'], *found['flags']]
-        runs.append(Run(found['name'], found['point'], found['seed'], arguments, args.workdir))
+        runs.append(
+            Run(found['name'], found['point'], found['seed'], arguments, args.workdir, file)
+        )
     return runs
 
 

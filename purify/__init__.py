@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from purify.commands.poison import poison as poison
-    from purify.commands.report import read_results as read_results
+    from purify.report.results import read_results as read_results
 
 __version__ = '0.2.0'
-_HOME = {'poison': 'purify.commands.poison', 'read_results': 'purify.commands.report'}
+_HOME = {'poison': 'purify.commands.poison', 'read_results': 'purify.report.results'}
 
 
 def __getattr__(name: str) -> Any:

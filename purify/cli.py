@@ -14,7 +14,7 @@ from typing import Any
 from purify.core import preemption, progress
 from purify.core.errors import Preempted, UserError
 
-EXIT_USER, EXIT_PREEMPTED = 2, 75
+EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Command:
 
     Attributes:
       line: what it does for its caller.
-      example: a command line that works as it stands.
+      example: a command line.
       flags: those of `FLAGS` that it takes.
       words: how many words it takes before its flags, and what they are called.
     """
@@ -34,6 +34,13 @@ class Command:
     words: tuple[str, ...] = ()
 
 
+def _folder(text: str) -> Path:
+    """A folder; an unset variable of a shell gives ''."""
+    if not text:
+        raise argparse.ArgumentTypeError('needs the name of a folder')
+    return Path(text)
+
+
 COMMANDS = {
     'run': Command(
         'run a config: poison, defend, train, measure, report',
@@ -42,7 +49,7 @@ COMMANDS = {
     ),
     'check': Command(
         'say what would run and what is missing; train and download nothing',
-        'purify check --config cifar10:source=imagefolder:/data/birds',
+        'purify check --config quickstart:attack=blended,rate=0.05',
         ('config', 'workdir', 'store', 'json', 'quiet'),
     ),
     'list': Command(
@@ -62,7 +69,7 @@ COMMANDS = {
     ),
     'bench': Command(
         'measure what image variations cost on these devices, one JSON line each',
-        'purify bench variations --config bench:shapes=small --config.dtypes=float32',
+        'purify bench variations --config bench:shapes=tiny --config.steps=2',
         ('config', 'workdir', 'quiet'),
         ('variations',),
     ),
@@ -79,9 +86,9 @@ FLAGS: dict[str, dict[str, Any]] = {
         'metavar': 'NAME[:WORDS]',
         'help': 'a config that comes with purify, or a file: quickstart:rate=0.05, mine/own.py',
     },
-    'workdir': {'type': Path, 'metavar': 'FOLDER', 'help': 'the folder of the run'},
+    'workdir': {'type': _folder, 'metavar': 'FOLDER', 'help': 'the folder of the run'},
     'store': {
-        'type': Path,
+        'type': _folder,
         'metavar': 'FOLDER',
         'help': 'where stages are kept, to share them between runs (default: WORKDIR/stages)',
     },
@@ -102,14 +109,14 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     'hosts': {'type': int, 'metavar': 'N', 'help': 'number of processes'},
     'host_id': {'type': int, 'metavar': 'K', 'help': 'number of this process'},
-    'json': {'action': 'store_true', 'help': 'print JSON, for programs to read'},
+    'json': {'action': 'store_true', 'help': 'print JSON, for programs to read; of a sweep, lines'},
     'quiet': {'action': 'store_true', 'help': 'print results and errors, no progress'},
 }
 EXIT_CODES = """\
 exit codes:
   0   done
   2   bad input: the message says what to change
-  75  stopped by SIGTERM with all finished work saved; the same command goes on from there
+  75  stopped by SIGTERM or Ctrl-C with all finished work saved; the same command resumes
   1   a fault of purify itself; what was finished is kept
 """
 SETTINGS = """\
@@ -139,6 +146,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         own = commands.add_parser(
             name,
             help=f'{command.line}\n$ {command.example}\n ',
+            prog=f'purify {name}',
             usage=' '.join(['purify', name, *command.words, '[flags]']),
             description=f'{command.line[0].upper()}{command.line[1:]}.',
             epilog=f'example:\n  {command.example}\n\n'
@@ -153,7 +161,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
             short = ['-q'] if flag == 'quiet' else []
             own.add_argument(*short, f'--{flag.replace("_", "-")}', **FLAGS[flag])
         own.set_defaults(parser=own, **{flag: None for flag in FLAGS if flag not in command.flags})
-    return parser.parse_known_args(argv)
+    given = [*(sys.argv[1:] if argv is None else argv)]
+    if given and given[0].startswith('-') and given[0] not in ('-h', '--help', '--version'):
+        raise UserError('flags come after the command: purify COMMAND [flags]; see purify --help.')
+    return parser.parse_known_args(given)
 
 
 def dispatch(args: argparse.Namespace, rest: list[str]) -> int:
@@ -163,7 +174,7 @@ def dispatch(args: argparse.Namespace, rest: list[str]) -> int:
     for word in words:
         rest.remove(word)
     _refuse_unknown(name, rest)
-    if args.help and not args.config:
+    if args.help and args.config is None:
         args.parser.print_help()
         return 0
     progress.keep_quiet(bool(args.quiet))
@@ -190,22 +201,28 @@ def _refuse_unknown(command: str, rest: list[str]) -> None:
             )
         near = difflib.get_close_matches(given, [f'--{flag}' for flag in FLAGS], n=1)
         hint = f' Did you mean {near[0].replace("_", "-")}?' if near else ''
-        raise UserError(
-            f'unknown argument {item!r}.{hint} Settings are given as --config.part.name=value; see'
-            f' `purify {command} --help`.'
-        )
+        if 'config' in COMMANDS[command].flags:
+            hint += ' Settings are given as --config.part.name=value.'
+        raise UserError(f'unknown argument {item!r}.{hint} See `purify {command} --help`.')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0, 2 for bad input, 75 when stopped by SIGTERM with everything saved."""
-    args, rest = parse(argv)
-    watch = preemption.watched() if args.command in ('run', 'gallery') else contextlib.nullcontext()
+    code = 0
     try:
-        with watch:  # from here on, so that a SIGTERM during the imports is not lost
-            return dispatch(args, rest)
+        args, rest = parse(argv)
+        works = args.command in ('run', 'gallery') and not args.help
+        # From here on, so that a SIGTERM during the imports is not lost.
+        with preemption.watched() if works else contextlib.nullcontext():
+            code = dispatch(args, rest)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
+    except KeyboardInterrupt:
+        print('purify: interrupted', file=sys.stderr)
+        return EXIT_INTERRUPTED
     except UserError as error:
         print(f'purify: {error}', file=sys.stderr)
         return EXIT_USER

@@ -104,7 +104,10 @@ class HideSecret(Limited, Task, place='objective.'):
 class FitMask(Limited, Task, place='objective.'):
     """Input-aware, first stage: masks of at most `density` of an image that differ as images do.
 
-    `norm` is the weight of what exceeds the density, `diversity` of how alike masks are.
+    Attributes:
+      density: share of the pixels that a mask may cover.
+      norm: weight of what exceeds the density.
+      diversity: weight of how alike the masks of different images are.
     """
 
     graph: nnx.GraphDef
@@ -141,6 +144,11 @@ class FitInputAware(Limited, Task, place='objective.'):
     Of each batch the first `poison` share carries its own trigger and is labelled `target`, the
     next `cross` share carries the trigger of another image and keeps its label, the rest is clean;
     plus the diversity of the patterns.
+
+    Attributes:
+      poison: share of a batch that carries its own trigger and the target label.
+      cross: share of a batch that carries the trigger of another image and keeps its label.
+      diversity: weight of how alike the patterns of different images are.
     """
 
     graph: nnx.GraphDef
@@ -185,6 +193,9 @@ class FitLira(Limited, Task, place='objective.'):
 
     Generator and classifier take one step together. The reference alternates between the two; their
     gradients are the same, as only the second term knows the generator.
+
+    Attributes:
+      alpha: weight of clean images; triggered ones have the rest.
     """
 
     graph: nnx.GraphDef

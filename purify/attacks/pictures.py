@@ -22,7 +22,7 @@ class Pictured(Attack):
     broken.
 
     Attributes:
-      pattern: its name; a subclass says which there are.
+      pattern: what is stamped or mixed in: a drawn pattern by name, or 'picture'.
       path: of the image file, for pattern 'picture' alone.
       content: SHA-256 of the picture's pixels, so that equal paths with other pixels differ; '' for
         other patterns.

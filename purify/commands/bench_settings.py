@@ -28,9 +28,9 @@ class BenchSettings:
 
     Attributes:
       kind: of the image-variation model: 'sd_variation', 'versatile' or 'sd_img2img'.
-      shapes: sizes of its networks, by name (`purify.models.files.shapes`).
+      shapes: sizes of its networks: 'sd1', 'sd2', 'versatile', 'small' or 'tiny'.
       name: of the config.
-      sampler: 'own', which is the folder's, or one of `purify.diffusion.samplers.SAMPLERS`.
+      sampler: 'own', that of the published model, or one of `purify list`.
       source_px: side of the images that go in.
       repeats: how often each combination is timed.
       batches: images at a time on a device.

@@ -30,7 +30,9 @@ class Call:
         """A flag that the command cannot do without. Raises `UserError` where it is missing."""
         value = getattr(self.args, name)
         if value is None:
-            raise UserError(f'--{name.replace("_", "-")} is missing; see `purify --help`.')
+            raise UserError(
+                f'--{name.replace("_", "-")} is missing; see `purify {self.args.command} --help`.'
+            )
         return value
 
     def load(self) -> Facts:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ import docstring_parser
 
 from purify.attacker.settings import TriggerSettings
 from purify.attacker.trigger_objectives import FitInputAware, FitLira, FitMask, HideSecret
-from purify.attacks.attack import Attack
 from purify.attacks.registry import ATTACKS
 from purify.attacks.selection import PoisonSettings
 from purify.commands.bench_settings import BenchSettings
@@ -52,7 +52,7 @@ from purify.train.optim import OPTIMIZERS, make_optimizer
 from purify.train.views import Views
 
 Taker = Callable[..., Any]
-FILL = functools.partial(textwrap.fill, width=100, break_long_words=False)
+FILL = functools.partial(textwrap.fill, width=100, break_long_words=False, break_on_hyphens=False)
 # The last part of a path -> where the part's `name`, or its own, is looked up.
 NAMED: dict[str, Registry[Any]] = {
     'attack': ATTACKS,
@@ -68,8 +68,11 @@ NAMED: dict[str, Registry[Any]] = {
 }
 # The same by the part's own key, such as `augment.flip`.
 CALLED: dict[str, Registry[Any]] = {'augment': AUGMENTATIONS, 'scores': SCORES}
-# A defence -> the rules whose settings are its own.
+# A defence or an objective, by name -> the rules whose settings are its own.
 BESIDE: dict[str, tuple[Taker, ...]] = {
+    'ddpm': (pixel_generator,),
+    'edm': (pixel_generator, Preconditioning),
+    'latent': (latent_generator,),
     'dataelixir': (LabelTransition, Choice),
     'relabel': (Relabel,),
     'diffusion_classifier': (DenoisingErrors,),
@@ -81,7 +84,8 @@ TAKERS: dict[str, tuple[Taker, ...]] = {
     'source': (open_source,),
     'attack': (PoisonSettings,),
     'optim': (make_optimizer,),
-    'network': (PixelNetwork,),
+    'prior.network': (PixelNetwork,),
+    'generator.network': (PixelNetwork,),
     'schedule': (NoiseSchedule,),
     'sampling': (Generate,),
     'prior': (Loaded, TrainedPrior),
@@ -96,7 +100,7 @@ TAKERS: dict[str, tuple[Taker, ...]] = {
     'flows': (CouplingFlow,),
     'fit': (Fit,),
     'views': (Views,),
-    'generator.objective': (pixel_generator, latent_generator, Preconditioning),
+    'generator.objective': (),
     'trigger.objective': (HideSecret, FitInputAware, FitLira, FitMask),
     **dict.fromkeys(('teacher', 'student', 'surrogate', 'labeller', 'detector'), (Training,)),
 }
@@ -126,25 +130,28 @@ def explain(config: Settings) -> Iterator[Setting]:
 def _explain(
     path: tuple[str, ...], part: Settings, known: dict[str, str], above: str
 ) -> Iterator[Setting]:
-    """What stands below the part at `path`, whose settings mean what is `known`.
+    """What stands below the part at `path`, whose settings mean what is `known`, in that order.
 
     `above` is the name that the nearest part above has.
     """
-    above = str(part.get('name', above))
-    for key in sorted(part, key=lambda key: (isinstance(part[key], dict), key != 'name')):
+    above, order = str(part.get('name', above)), [*known]
+    place_of = lambda key: order.index(key) if key in order else len(order)
+    for key in sorted(
+        part, key=lambda key: (isinstance(part[key], dict), key != 'name', place_of(key))
+    ):
         value, place = part[key], (*path, key)
         if not isinstance(value, dict):
             yield Setting('.'.join(place), value, known.get(key, ''))
         elif value:
             takers = _takers(place, value, above)
             told = meanings_of(*takers)
-            if key in NAMED and '.'.join(('', *place)[-2:]) not in TAKERS:
-                told['name'] = f'{NAMED[key].kind}: {", ".join(sorted(NAMED[key]))}'
-            plain = [name for name in value if not isinstance(value[name], dict)]
-            silent = any(name not in told for name in plain)
-            said = [_prose(taker, whole=silent) for taker in takers[: None if silent else 1]]
-            own = '' if known.get(key, '').startswith('see ') else known.get(key, '')
-            heading = ' '.join(filter(None, [own, *said] if silent or not own else [own]))
+            if key in NAMED and value.get('name') in NAMED[key]:
+                told['name'] = (
+                    f'{NAMED[key].kind}; another one has other settings: see above, Words'
+                )
+            silent = any(not isinstance(value[name], dict) and name not in told for name in value)
+            own, said = known.get(key, ''), _prose(takers[0], whole=silent) if takers else ''
+            heading = ' '.join(filter(None, [own, said] if silent or not own else [own]))
             yield Setting('.'.join(place), None, heading)
             yield from _explain(place, value, told, above)
 
@@ -160,31 +167,43 @@ def _takers(path: tuple[str, ...], part: Settings, above: str) -> list[Taker]:
         found.append(CALLED[parent].bare(last))
     elif last == 'score' and above in SCORES:
         found.append(SCORES.bare(above))
-    elif last == 'vary':
+    elif last == 'vary' and part.get('model') in VARIATION_MODELS:
         model = VARIATION_MODELS[part['model']]
         found += [model.vary, model]
     elif parent == 'more':
-        found += [Attack, PoisonSettings, ATTACKS.bare(above)]
+        found += [ATTACKS.bare(above), PoisonSettings]
     elif name in NAMED.get(last, ()):
         found.append(NAMED[last].bare(name))
-    return [*found, *TAKERS.get(f'{parent}.{last}', TAKERS.get(last, ())), *BESIDE.get(name, ())]
+    usual = TAKERS.get(f'{parent}.{last}', TAKERS.get(last, ()))
+    # Of those that may stand here, the ones that know most of what does.
+    knows = {taker: len(part.keys() & meanings_of(taker).keys()) for taker in usual}
+    most = max(knows.values(), default=0)
+    return [*found, *(taker for taker in usual if knows[taker] == most), *BESIDE.get(name, ())]
 
 
 def _prose(taker: Taker, *, whole: bool) -> str:
     """What a docstring says before its sections, or the first sentence of it alone."""
     told = _parsed(taker.__doc__ or '')
     said = [told.short_description or '', (told.long_description or '') if whole else '']
-    return ' '.join(' '.join(said).split())
+    text = ' '.join(' '.join(said).split())
+    return re.sub(r' ?Raises `UserError`[^.]*\.', '', text)
 
 
 def meanings_of(*takers: Taker) -> dict[str, str]:
-    """What docstrings say of the parameters of classes and functions; the first one is believed."""
+    """What docstrings say of the parameters of classes and functions; the first one is believed.
+
+    In the order of the docstrings, those of base classes first. What only points elsewhere is
+    passed over.
+    """
     found: dict[str, str] = {}
     for taker in takers:
         for source in taker.__mro__ if inspect.isclass(taker) else (taker,):
+            own: dict[str, str] = {}
             for param in _parsed(source.__doc__ or '').params:
                 text = ' '.join((param.description or '').split())
-                found = dict.fromkeys(param.arg_name.split(', '), text) | found
+                if not text.startswith(('see ', 'likewise')):
+                    own |= dict.fromkeys(param.arg_name.split(', '), text)
+            found = own | found
     return found
 
 
@@ -195,15 +214,22 @@ def _parsed(doc: str) -> docstring_parser.Docstring:
 
 
 def print_settings(spec: str, config: Facts) -> None:
-    """Prints what the config file says of itself, then every setting."""
+    """Prints what the config file says of itself, then every setting as a shell takes it."""
     print(inspect.cleandoc(load_module(spec).__doc__ or '').strip())
     print('\nEvery setting, to be changed by --config.NAME=VALUE:')
     for setting in explain(config):
         if setting.value is None:
             print('\n' + FILL(f'{setting.name}: {setting.meaning}', subsequent_indent='  '))
         else:
-            text = f'  {setting.name}={setting.value!r}  {setting.meaning}'
+            text = f'  {setting.name}={_typed(setting.value)}  {setting.meaning}'
             print(FILL(text.rstrip(), subsequent_indent=' ' * 6))
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed into a shell."""
+    if isinstance(value, list):
+        return f'"{tuple(value)!r}"' if value else '"()"'
+    return repr(value)
 
 
 def command(call: Call) -> int:

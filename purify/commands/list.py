@@ -9,10 +9,16 @@ from purify.attacks.registry import ATTACKS
 from purify.attacks.settings import attack_words
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
-from purify.config.load import flag_for, load_config, load_module, packaged_configs
+from purify.config.load import (
+    find_config,
+    flag_for,
+    load_config,
+    load_module,
+    packaged_configs,
+)
 from purify.config.sweeps import multiply, sweep_functions
 from purify.core.errors import UserError
-from purify.core.files import fingerprint
+from purify.core.files import fingerprint, user_path
 from purify.core.types import Facts, Settings
 from purify.core.writers import WRITERS
 from purify.data.augment import AUGMENTATIONS
@@ -45,7 +51,7 @@ def list_registries() -> dict[str, list[str]]:
 
 def list_stages(config: Settings, workdir: Path | None, store: Path | None) -> list[Facts]:
     """Lists the stages: name, fingerprint, whether it is done, inputs by role."""
-    chain = Chain(make_stages(config), store or (workdir or Path('.')) / 'stages')
+    chain = Chain(make_stages(config), user_path(store or (workdir or Path('.')) / 'stages'))
     return [
         {
             'name': name,
@@ -62,7 +68,7 @@ def list_stages(config: Settings, workdir: Path | None, store: Path | None) -> l
 
 
 def list_points(spec: str, sweeps: str, seeds: str, overrides: list[str]) -> None:
-    """Prints one JSON line {'name', 'point', 'seed', 'config', 'flags'} per run of the product.
+    """Prints one JSON line {'name', 'point', 'seed', 'config', 'file', 'flags'} per run.
 
     Loads the config of every run, so that a sweep with a mistake in it fails here and not after
     some hours.
@@ -128,6 +134,7 @@ def describe_run(spec: str, overrides: list[str], point: Facts, seed: int | None
         'point': point,
         'seed': seed,
         'config': f'{path}:{",".join(words)}',
+        'file': str(find_config(path)[0]),
         'flags': [*overrides, *(flag_for(name, value) for name, value in settings.items())],
     }
 
@@ -137,9 +144,11 @@ def command(call: Call) -> int:
     args = call.args
     if args.sweep or args.seeds:
         list_points(call.need('config'), args.sweep, args.seeds, call.overrides)
-    elif args.config:
+    elif args.config is not None:
         stages = list_stages(call.load(), args.workdir, args.store)
         print(json.dumps(stages, indent=2) if args.json else '\n'.join(map(_line, stages)))
+    elif call.overrides:
+        raise UserError('settings change a config: give one with --config NAME.')
     else:
         names = list_registries()
         lines = [f'{kind}: {", ".join(known)}' for kind, known in names.items()]

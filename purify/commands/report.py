@@ -1,12 +1,12 @@
 """The command `report`: a finished run's report again, or one table of all runs below a folder."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
@@ -18,7 +18,7 @@ from purify.core.types import Settings
 from purify.core.writers import Writer
 from purify.engine.chain import Chain
 from purify.evaluation.results import gather, gather_run
-from purify.report.before_after import print_before_after
+from purify.report.before_after import Screen, print_before_after
 from purify.report.page import write_report, write_runs_page
 from purify.report.results import Point, Results, read_results, read_typed
 from purify.report.sections.detection import FOUND, list_detection
@@ -45,7 +45,8 @@ def conclude(
     results = write_results(workdir, config, chain, environment, reused=reused)
     for writer in writers:
         writer.conclude(list_numbers(results), make_sheets(results))
-    print_before_after(results, Console())
+    with contextlib.suppress(BrokenPipeError):  # whoever read along has seen enough
+        print_before_after(results, Screen())
     for name, value, meaning in list_detection(results):
         if name in FOUND:
             say(f'{name.lower()}: {value}; {meaning}')

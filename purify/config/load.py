@@ -1,9 +1,11 @@
 """Reads a config, `name:words` or `file.py:words`, and `--config.a.b=c` flags as plain values."""
 
+import contextlib
 import difflib
 import importlib.util
 import json
 import math
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +43,7 @@ def find_config(spec: str) -> tuple[Path, str]:
     name, _, words = spec.partition(':')
     if name in packaged_configs():
         return _PACKAGED / f'{name}.py', words
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path, words
     if path.suffix != '.py':
@@ -65,8 +67,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     a missing or broken file, an unknown word or flag (with the nearest one), a value of another
     type, a number that is not finite, a count that is too small.
     """
-    path, words = find_config(spec)
-    known = {f'--config.{name}': value for name, value in leaves(plain(_call(spec))).items()}
+    made = _call(spec)
+    known = {f'--config.{name}': value for name, value in leaves(plain(made)).items()}
     for flag in overrides:
         name = flag.partition('=')[0]
         if not flag.startswith('--config.') or '=' not in flag:
@@ -76,9 +78,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             near = difflib.get_close_matches(name.removeprefix('--config.'), bare, n=1)
             hint = f'Did you mean --config.{near[0]}?' if near else f'It has: {_parts(bare)}.'
             raise ValueError(f'unknown setting {name}. {hint}')
-    found = f'{path}:{words}' if words else str(path)
-    values, argv = flags.FlagValues(), ['purify', f'--config={found}', *overrides]
-    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    values, argv = flags.FlagValues(), ['purify', *overrides]
+    config_flags.DEFINE_config_dict('config', made, flag_values=values, sys_argv=argv)
     try:
         values(argv)
     except (flags.Error, AttributeError, TypeError, ValueError) as error:
@@ -113,14 +114,15 @@ def load_module(spec: str) -> ModuleType:
     path, _ = find_config(spec)
     found = importlib.util.spec_from_file_location(f'purify_config_{path.stem}', path)
     if found is None or found.loader is None:
-        raise ValueError(f'--config {path}: not a Python file like configs/quickstart.py.')
+        raise ValueError(f'--config {path}: not a Python file, such as a config is.')
     module = importlib.util.module_from_spec(found)
     try:
-        found.loader.exec_module(module)
-    except Exception as error:  # whatever the file's own code raises
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            found.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the file's own code raises
         raise ValueError(_broken(path, error)) from error
     if not callable(getattr(module, 'get_config', None)):
-        raise ValueError(f'--config {path}: has no get_config(arg); see configs/quickstart.py.')
+        raise ValueError(f'--config {path}: has no get_config(arg), such as a config has.')
     return module
 
 
@@ -128,11 +130,16 @@ def _call(spec: str) -> ConfigDict:
     path, words = find_config(spec)
     module = load_module(spec)
     try:
-        return module.get_config(words or None)
+        with contextlib.redirect_stdout(sys.stderr):
+            config = module.get_config(words or None)
     except ValueError:  # a word or a part that does not fit, in words of its own
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(_broken(path, error)) from error
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise ValueError(f'--config {path}: get_config must return a ConfigDict, not {kind}.')
+    return config
 
 
 def _parts(names: Sequence[str]) -> str:
@@ -140,7 +147,7 @@ def _parts(names: Sequence[str]) -> str:
     return ', '.join(sorted(parts))
 
 
-def _broken(path: Path, error: Exception) -> str:
+def _broken(path: Path, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
     where = f' line {lines[-1]}' if lines else ''

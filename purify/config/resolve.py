@@ -11,7 +11,10 @@ def plain(value: Any) -> Any:
     Raises ValueError for anything else.
     """
     if isinstance(value, ConfigDict | dict):
-        return {str(name): plain(value[name]) for name in value}
+        try:
+            return {str(name): plain(value[name]) for name in value}
+        except TypeError as error:  # ConfigDict sorts them
+            raise ValueError(f'a config has names that are no text: {error}.') from error
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):

@@ -13,8 +13,8 @@ class Run:
     Attributes:
       inference_batch: images that a classifier looks at at a time on a host.
       batch_per_device: images that a prior varies at a time on a device.
-      vae_slice: of these, how many the VAE of a latent prior takes at once, which bounds memory; 0
-        for all.
+      vae_slice: images that the VAE of a latent prior takes at once, which bounds memory; 0 for all
+        of a batch.
       save_every: updates of a training from one checkpoint to the next.
       log_every: updates from one line of numbers to the next.
       threads: that read images, in a process.

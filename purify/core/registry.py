@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -66,7 +67,17 @@ class Registry(dict[str, T], Generic[T]):
                 f'{self.kind} {name!r} has its own {", ".join(fixed)}, which cannot be changed.'
                 f' Leave them out, or choose another {self.kind}.'
             )
-        return make_part(f'{self.kind} {name!r}', entry, *args, **kwargs)
+        try:
+            return make_part(f'{self.kind} {name!r}', entry, *args, **kwargs)
+        except UserError as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'\.$", str(error))
+            if unknown is None:
+                raise
+            known = ', '.join(sorted(self._settings(name).keys() - self.hidden)) or 'none'
+            raise UserError(
+                f'{self.kind} {name!r} has no setting {unknown[1]!r}. It has: {known}. To take'
+                f' another {self.kind}, use a word of the config or a config file, not a flag.'
+            ) from error
 
     def bare(self, name: str) -> Any:
         """The class or function called `name`, without what a partial gives it."""

@@ -122,7 +122,7 @@ class CouplingFlow(nnx.Module):
     Args:
       width: of the vectors, 2 or more.
       couplings: how many, 2 or more: one alone leaves half of the numbers as they are.
-      hidden: units between the two affine maps of each; 0: `width`.
+      hidden: units between the two affine maps of each; 0: as many as features.
       transform: 'affine' or 'spline', of each changed number.
       mixing: 'swap': always the same halves; 'permute': a random order, fixed from the start,
         before every two couplings.

@@ -89,6 +89,14 @@ def read_share(side: ClassifierScores | None, name: str) -> Reading | None:
     )
 
 
+class Screen(Console):
+    """A console whose closed pipe is Python's `BrokenPipeError`; rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Leaves it to the caller."""
+        raise BrokenPipeError
+
+
 def print_before_after(results: Results, console: Console) -> None:
     """Prints the before/after table; aligned plain lines when the console is not a terminal."""
     rows = [

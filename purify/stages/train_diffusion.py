@@ -119,9 +119,16 @@ def pixel_generator(
 ) -> Facts:
     """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images.
 
-    `objective`, the `name` of the part of that name, is 'ddpm' (the noise, on a linear schedule of
-    1,000 steps) or 'edm' (Karras et al. 2022). A class is not told with chance `drop`, for
-    guidance. `run` is of `Denoising`.
+    The objective 'ddpm' learns the noise on a linear schedule of 1,000 steps, 'edm' is that of
+    Karras et al. 2022. `run` is of `Denoising`.
+
+    Args:
+      unet: the network.
+      optim: see `purify.train.optim.make_optimizer`.
+      objective: 'ddpm' or 'edm'.
+      name: the same, as a config has it.
+      drop: chance that a training image's class is not told, for guidance.
+      **run: see `Denoising`.
     """
     own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
     told = {'objective': {'name': objective, 'drop': drop} | own}
@@ -134,8 +141,17 @@ def latent_generator(
     """Stable Diffusion, the config's `prior`, fine-tuned on captions of the classes (Pan 2024).
 
     Numbers are those of the paper and its code: AdamW at a constant 1e-4, 50 epochs, 16 images,
-    every caption told (`drop` 0). `size_px` 0 is the model's own size; `dtype` what its networks
-    compute in, 'float32' or 'bfloat16'.
+    every caption told (`drop` 0).
+
+    Args:
+      epochs: passes over the images.
+      batch: images of an update.
+      lr: learning rate.
+      dtype: what its networks compute in, 'float32' or 'bfloat16'.
+      name: 'latent'.
+      caption: what an image is called; {} is the name of its class.
+      drop: chance that a training image's caption is not told.
+      size_px: side of the images; 0 is the model's own size.
     """
     optim = OPTIMIZERS.part('adamw', lr=lr, schedule='constant', weight_decay=0.01)
     objective = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.0, 'size_px': 0}

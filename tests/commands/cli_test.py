@@ -11,6 +11,7 @@ from support.command import ROOT
 
 from purify import cli
 from purify.attacks.settings import attack_words
+from purify.config.load import load_config
 from purify.core import progress
 
 
@@ -53,7 +54,10 @@ def test_examples_can_be_parsed(name):
     program, *arguments = shlex.split(cli.COMMANDS[name].example)
     args, rest = cli.parse(arguments)
     assert (program, args.command) == ('purify', name)
-    assert len(rest) == len(cli.COMMANDS[name].words)
+    words = [item for item in rest if not item.startswith('--config.')]
+    assert len(words) == len(cli.COMMANDS[name].words)
+    if args.config:
+        load_config(args.config, [item for item in rest if item not in words])
 
 
 @pytest.mark.parametrize(
@@ -64,11 +68,34 @@ def test_examples_can_be_parsed(name):
         (['report', '--config.a=1'], '`purify report` takes no settings'),
         (['run', '--jsn'], 'Did you mean --json?'),
         (['check', '--hostid', '1'], 'Did you mean --host-id?'),
+        (['--json', 'list'], 'flags come after the command: purify COMMAND [flags]'),
+        (['report', 'runs/a'], "unknown argument 'runs/a'. See `purify report --help`."),
+        (['list', '--config.foo=1'], 'settings change a config: give one with --config NAME'),
+        (['run', '--config', 'quickstart'], '--workdir is missing; see `purify run --help`'),
+        (['check', '--config', ''], 'no config of that name'),
+        (
+            ['check', '--config', 'quickstart', '--config.attack.name=blended'],
+            "attack 'blended' has no setting 'colours'. It has: ",
+        ),
     ],
 )
 def test_flags_of_other_commands_are_refused(arguments, fragment, capsys):
     assert cli.main(arguments) == 2
-    assert fragment in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert fragment in captured.err + captured.out
+
+
+def test_a_closed_pipe_is_no_fault(tmp_path):
+    """The run is concluded, though nobody reads its table any more."""
+    flags = ['source.train_size=100', 'source.test_size=50', 'teacher.epochs=1']
+    given = ' '.join(f'--config.{flag}' for flag in (*flags, 'teacher.network.stages=(1,)'))
+    given = given.replace('(1,)', "'(1,)'")
+    command = f'{shlex.quote(sys.executable)} -m purify run --config quickstart:defense=none'
+    line = f'{command} --workdir {tmp_path / "run"} -q {given} | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(['bash', '-c', line], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'report: ' in done.stderr
+    assert 'Exception' not in done.stderr
 
 
 def test_list_as_json(capsys):

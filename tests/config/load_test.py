@@ -154,6 +154,38 @@ def test_values_that_are_no_plain_values_are_refused(tmp_path):
         load_config(str(tmp_path / 'a.py'))
 
 
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        (
+            'def get_config(arg=None): return None',
+            'get_config must return a ConfigDict, not NoneType',
+        ),
+        ('raise SystemExit("bye")', 'SystemExit: bye'),
+        (
+            'from ml_collections import ConfigDict\n'
+            'def get_config(arg=None): return ConfigDict({"a": {1: 2, "b": 3}})',
+            'names that are no text',
+        ),
+    ],
+)
+def test_configs_that_make_none_are_named(tmp_path, text, said):
+    (tmp_path / 'a:b.py').write_text(text)  # a colon is for words
+    with pytest.raises(ValueError, match='no config of that name'):
+        load_config(str(tmp_path / 'a:b.py'))
+    (tmp_path / 'a.py').write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load_config(str(tmp_path / 'a.py'))
+
+
+def test_what_a_config_prints_is_no_result(tmp_path, capsys):
+    body = 'from purify.config.load import load_module\nprint("hello")\n'
+    body += 'def get_config(arg=None): return load_module("quickstart").get_config(arg)\n'
+    (tmp_path / 'a.py').write_text(body)
+    load_config(str(tmp_path / 'a.py'))
+    assert capsys.readouterr().out == ''
+
+
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
 def test_every_config_file_loads_and_is_json(path):
     config = load_config(str(path))

@@ -36,7 +36,7 @@ workdir = pathlib.Path(args[args.index('--workdir') + 1]) if '--workdir' in args
 if command == 'list':
     for i, seed in ((i, s) for i in range(3) for s in args[args.index('--seeds') + 1].split(',')):
         flags = [f'--config.x={i}', *[a for a in args if a.startswith('--config.')]]
-        run = {'name': f'x={i}-seed{seed}', 'point': {'config.x': i}, 'seed': int(seed), 'config': config, 'flags': flags}
+        run = {'name': f'x={i}-seed{seed}', 'point': {'config.x': i}, 'seed': int(seed), 'config': config, 'file': config.partition(':')[0], 'flags': flags}
         print(json.dumps(run))
 elif command == 'report':
     print('table of', sorted(json.loads(f.read_text())['point']['config.x'] for f in workdir.rglob('point.json')))
@@ -287,6 +287,7 @@ def test_list_multiplies_sweeps_and_seeds(capsys):
         'point': {'attack': 'patch', 'config.defense.vary.start': 150},
         'seed': 1,
         'config': f'{QUICKSTART}:rate=0.05,attack=patch,seed=1',
+        'file': QUICKSTART,
         'flags': ['--config.teacher.epochs=3', '--config.defense.vary.start=150'],
     }
 
@@ -308,6 +309,10 @@ def test_list_names_runs_so_that_they_can_be_folders(capsys, tmp_path):
     names = [run['name'] for run in listed(capsys, str(tmp_path / 'c.py'), 'path', '', [])]
     assert len(set(names)) == 3
     assert all('/' not in name and ' ' not in name and len(name) < 150 for name in names)
+
+
+def test_a_config_by_name_is_known_by_its_file(capsys):
+    assert listed(capsys, 'quickstart', '', '0', [])[0]['file'] == QUICKSTART
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ class SampleSpecific(Fitted):
 
     The secret s is one for all images, drawn from `seed`; E was fitted on random secrets, so one
     fitted trigger serves all seeds. The papers call this SSBA (Zhou et al. 2024) and ISSBA (Sabolić
-    et al. 2024: 20 bits, encoder trained for 20 epochs). Raises `UserError` where `secret_bits` are
-    not those that E was fitted for.
+    et al. 2024: 20 bits, encoder trained for 20 epochs). `secret_bits` are those of s. Raises
+    `UserError` where they are not those that E was fitted for.
     """
 
     secret_bits: Annotated[int, whole(1, MOST_BITS)] = 20

@@ -43,8 +43,8 @@ class CandidateChain(Limited, place='defense.'):
         ended (clipped to [-1, 1], not rounded).
       start: T, the steps of the prior's schedule that are undone.
       steps: network calls a round.
-      window: candidates are kept from the calls at the timesteps below it ...
-      kept: ... so many a round, m (`purify.diffusion.timesteps.window_timesteps`).
+      window: candidates are kept from the calls at timesteps below it.
+      kept: m, how many candidates are kept in a round (`timesteps.window_timesteps`).
       sampler: `name`, one of `SAMPLERS`, and its own settings. 'pndm' is none of them: it calls
         once more than it has timesteps, and its averages are for evenly spaced ones.
       forward: noise to the timestep of the first call ('matched'), or to the next noisier one, as

@@ -30,8 +30,9 @@ class Choice(Limited, place='defense.'):
     """Chooses which candidate becomes the purified image (section 3.5).
 
     Attributes:
-      rank: the place among them in order of growing distance (eq. 5), as a share; .8 in the paper.
-      count_raw: whether the raw image counts as one of them, as in the released code.
+      rank: the place among an image's candidates in order of growing distance (eq. 5), as a share;
+        .8 in the paper.
+      count_raw: whether the raw image counts as a candidate, as in the released code.
       choice: for images of S 'all' candidates, or the 'agreeing' ones that a classifier gives the
         new label, as in the released code. Images of B and P are left with the candidates of their
         vote (eq. 3): the choice is among these.
@@ -71,9 +72,9 @@ class LabelTransition(Choice, Decision):
         vote holds no more than half of its candidates, and 'predicted' does not, as released; of
         labels as common 'given' votes for the last seen, 'predicted' for the first.
       targets: `TARGETS` and their attributes.
-      labels: 'benign', as above, or 'vote': every image is given its vote, whatever its set and
-        label (appendix F). No other classifier is asked then, so 'agreeing' candidates are those
-        that the teacher gives the vote.
+      labels: 'benign': a model trained without the doubtful images labels S; or 'vote': every image
+        is given its vote, whatever its set and label (appendix F). No other classifier is asked
+        then, so 'agreeing' candidates are those that the teacher gives the vote.
     """
 
     tau: Portion

@@ -185,10 +185,11 @@ class Outlying(Limited, DisruptionRule, place='defense.disruptive.'):
     Attributes:
       share: beta_D, the least share of a class that is poison.
       most: the greatest share of a class that is poison.
-      quantile: of the others.
+      quantile: mu is this quantile of the other classes' foreign densities.
       apart: the share of a class, measured by its upper part, that a clean one may have outside.
-      level: of the tests.
-      score: see `Score`.
+      level: of the binomial tests, for all classes of the dataset together.
+      score: what ranks the images of the class: 'outside', how unlikely under all flows, or
+        'ratio', eq. 6.
     """
 
     share: Share = 0.05

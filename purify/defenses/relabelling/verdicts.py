@@ -52,7 +52,8 @@ class Relabel(Limited, Decision, place='defense.'):
         density comes near.
       alpha: share of a target class that is taken for poisoned.
       keep: share of it that is kept as clean, alpha too in the paper; the rest is dropped.
-      narrow: share of a target class; 0 treats all alike, as the paper does.
+      narrow: where less than this share of a target class looks poisoned, only those images are
+        touched; 0 treats all alike, as the paper does.
     """
 
     nondisruptive: Positive
