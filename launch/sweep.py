@@ -125,9 +125,8 @@ def list_runs(args: argparse.Namespace, overrides: Sequence[str]) -> list[Run]:
     runs = []
     for found in map(json.loads, answer.stdout.splitlines()):
         arguments = ['--config', found['config'], *found['flags']]
-        runs.append(
-            Run(found['name'], found['point'], found['seed'], arguments, args.workdir, file)
-        )
+        facts = (found['name'], found['point'], found['seed'])
+        runs.append(Run(*facts, arguments, args.workdir, Path(found['file'])))
     return runs
 
 

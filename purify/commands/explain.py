@@ -146,9 +146,7 @@ def _explain(
             takers = _takers(place, value, above)
             told = meanings_of(*takers)
             if key in NAMED and value.get('name') in NAMED[key]:
-                told['name'] = (
-                    f'{NAMED[key].kind}; another one has other settings: see above, Words'
-                )
+                told['name'] = f'which {NAMED[key].kind}; another one has other settings, see Words'
             silent = any(not isinstance(value[name], dict) and name not in told for name in value)
             own, said = known.get(key, ''), _prose(takers[0], whole=silent) if takers else ''
             heading = ' '.join(filter(None, [own, said] if silent or not own else [own]))

@@ -74,7 +74,7 @@ def test_help_on_a_config_prints_its_words_and_its_settings(capsys):
     said = capsys.readouterr().out
     assert 'Words: attack=' in said
     assert re.search(r'student\.optim\.lr=0\.5\s+peak learning rate', said)
-    assert re.search(r"attack\.name='blended'\s+which attack; another one has other settings", said)
+    assert re.search(r"attack\.name='blended'\s+which attack; another one has other", said)
     assert 'teacher.network.stages="(1, 1, 1)"  the number of blocks of each stage' in said
     assert max(map(len, said.splitlines())) <= 120
 

@@ -51,7 +51,7 @@ def test_a_name_like_none_gets_no_guess(attacks):
         (
             'patch',
             {'sizepx': 3},
-            r"^attack 'patch' has no setting 'sizepx'\. It has: .*size_px.* use a word of the config",
+            r"^attack 'patch' has no setting 'sizepx'\. It has: .*size_px.* use a word",
         ),
         ('patch', {}, r"^attack 'patch': .*missing 1 required positional argument: 'size_px'"),
         (
