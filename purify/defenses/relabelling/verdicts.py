@@ -136,9 +136,7 @@ class Relabel(Limited, Decision, place='defense.'):
     ) -> np.ndarray:
         """Verdicts u8[m] of a class's images, by scores f64[m], poisoned `looks` bool[m], ids.
 
-        No more are kept than look clean, and no more than `keep` allows of a class that was as
-        large as the others usually are: poison, which adds to a class, does not add to what is
-        kept.
+        No more are kept than `keep` allows, than look clean, and than another class usually holds.
         """
         if narrow:
             return np.where(looks, POISONED, CLEAN).astype(np.uint8)
