@@ -156,7 +156,11 @@ def open_split(folder: Path, split: str, *, decode: bool = True) -> Records:
         raise UserError(f'{folder}: no split {split!r} here. Choose from: {", ".join(splits)}.')
     if not info.num_examples:
         raise UserError(f'{folder}: the split {split!r} is empty.')
-    if missing := [Path(file).name for file in info.filepaths if not Path(file).is_file()]:
+    try:
+        files = [Path(file) for file in info.filepaths]
+    except Exception as error:  # a damaged template of their names, in TFDS's words
+        raise UserError(f'{folder}: cannot be read ({error}). {AGAIN}') from error
+    if missing := [file.name for file in files if not file.is_file()]:
         raise UserError(f'{folder}: the files {", ".join(missing[:5])} are missing. {AGAIN}')
     decoders = None if decode else {'image': tfds.decode.SkipDecoding()}
     try:

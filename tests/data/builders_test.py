@@ -146,6 +146,14 @@ def test_a_folder_that_cannot_be_made_is_the_users_error(tmp_path):
         make_writer(tmp_path / 'poisoned').write(0, records(range(3)))
 
 
+def test_a_damaged_template_of_file_names_is_named(tmp_path):
+    write_all(tmp_path / 'good')
+    file = tmp_path / 'good' / 'dataset_info.json'
+    file.write_text(file.read_text().replace('{DATASET}', '{DADASET}'))
+    with pytest.raises(UserError, match=r'good: cannot be read \(Could not format template'):
+        builders.open_split(tmp_path / 'good', 'train')
+
+
 def test_what_is_no_dataset_is_named(tmp_path):
     writer = write_all(tmp_path / 'good')
     (tmp_path / 'empty').mkdir()

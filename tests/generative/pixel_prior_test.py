@@ -52,7 +52,7 @@ def test_the_embedded_prior_is_small_and_makes_digits_cleaner():
     """Noised digits come back nearer to the clean ones: the shipped weights are trained ones."""
     folder = EMBEDDED['digits']
     assert sum(path.stat().st_size for path in folder.rglob('*')) < 2 * 2**20
-    assert 'configs/prior.py' in (folder / 'README.md').read_text()
+    assert '--config prior' in (folder / 'README.md').read_text()
     from purify.data.sources.open_source import read_digits
 
     pool = read_digits(1).test

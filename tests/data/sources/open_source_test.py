@@ -234,7 +234,7 @@ class TestChoosing:
                 {'train_size': 2},
                 r'no training images of class .*Add some or choose source\.classes',
             ),
-            ({'pth': 'x'}, r"source 'arrays': .*unexpected keyword argument 'pth'"),
+            ({'pth': 'x'}, r"source 'arrays' has no setting 'pth'. It has: "),
         ],
     )
     def test_what_cannot_be_is_named(self, arrays, changes, expected):

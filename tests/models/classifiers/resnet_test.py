@@ -281,7 +281,7 @@ def test_grey_images_and_one_normalisation_for_all_channels():
         ({'mean': 'x'}, "mean='x'"),
         ({'std': (None,)}, r'std=\(None,\)'),
         ({'block': ['basic']}, 'unknown block'),
-        ({'colour': 3}, "network 'resnet': .*unexpected keyword argument 'colour'"),
+        ({'colour': 3}, "network 'resnet' has no setting 'colour'. It has: "),
     ],
 )
 def test_wrong_settings_are_refused(wrong, told):
