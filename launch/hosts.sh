@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs purify as several processes that work as one: on this machine, or one per host over ssh.
 #
-#   launch/hosts.sh -n 2 [--gpus K] -- --config configs/cifar10.py --workdir runs/cifar10
-#   launch/hosts.sh --hosts a,b,c [--dir purify] [--port 8476] -- --config configs/cifar10.py --workdir /shared/cifar10
+#   launch/hosts.sh -n 2 [--gpus K] -- --config cifar10 --workdir runs/cifar10
+#   launch/hosts.sh --hosts a,b,c [--dir purify] [--port 8476] -- --config cifar10 --workdir /shared/cifar10
 #
 # -n N         N processes here; --gpus K gives each K GPUs of its own.
 # --hosts A,B  one process per host, with its devices; the first is the coordinator. The work folder must be on a disk that

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs purify on this machine, on all its devices, in the environment at hand.
 #
-#   ./launch/local.sh --config configs/quickstart.py:attack=blended --workdir runs/blended
+#   ./launch/local.sh --config quickstart:attack=blended --workdir runs/blended
 #
 # Exit code: 0 done, 2 bad input, 75 stopped with everything saved (the same command goes on).
 # PURIFY_COMMAND stands in for `python -m purify`, for containers: PURIFY_COMMAND='apptainer exec purify.sif python -m purify'.

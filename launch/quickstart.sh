@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to the first report: makes an environment in .venv, runs the main job on the embedded digits.
 #
-#   ./launch/quickstart.sh [--no-venv] [words of configs/quickstart.py ...] [flags of python -m purify run ...]
+#   ./launch/quickstart.sh [--no-venv] [words of the config quickstart ...] [flags of purify run ...]
 #   ./launch/quickstart.sh attack=blended rate=0.05 --config.defense.vary.start=200
 #
 # Starting it again reuses the environment and all finished stages. --no-venv uses the activated environment as it is.

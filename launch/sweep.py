@@ -1,6 +1,6 @@
 r"""Runs the product of a config's sweeps and seeds, here or under Slurm, and collects one table.
 
-    python launch/sweep.py --config configs/quickstart.py --sweep attack,start --seeds 0,1,2 \
+    python launch/sweep.py --config quickstart --sweep attack,start --seeds 0,1,2 \
         --workdir runs/sweep
         [--dry-run]                                         prints the runs and stops
         [-j 4 --devices 0,1,2,3]                            four at a time, each on a GPU of its own

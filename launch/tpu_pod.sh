@@ -2,7 +2,7 @@
 # Runs purify on all workers of a Cloud TPU slice; they find each other.
 #
 #   launch/tpu_pod.sh setup NAME ZONE [gcloud flags]            copies HEAD to ~/purify of each worker, installs it
-#   launch/tpu_pod.sh run   NAME ZONE [gcloud flags] -- --config configs/cifar10.py --workdir /mnt/shared/cifar10
+#   launch/tpu_pod.sh run   NAME ZONE [gcloud flags] -- --config cifar10 --workdir /mnt/shared/cifar10
 #   launch/tpu_pod.sh stop  NAME ZONE [gcloud flags]            asks all workers to save and stop (run then ends)
 #
 # The work folder must be on a disk that all workers see (Filestore, or a bucket mounted with gcsfuse). Ctrl-C and SIGTERM
