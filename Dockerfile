@@ -2,7 +2,7 @@
 #
 #   docker build -t purify .
 #   mkdir -p runs
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/work/runs" purify run --config quickstart --workdir runs/quickstart
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/workspace/runs" purify run --config quickstart --workdir runs/quickstart
 #
 # The jax wheels of the extras bring CUDA's libraries; the host brings the driver (docker run --gpus all).
 FROM python:3.12-slim
@@ -18,9 +18,11 @@ COPY purify purify
 RUN pip install --no-cache-dir -c /tmp/constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && rm -rf /opt/purify/build /opt/purify/*.egg-info \
     && useradd --create-home --uid 1000 purify \
-    && install -d -m 777 /work/runs
+    && install -d -m 777 /workspace /workspace/runs
 
 USER 1000
-WORKDIR /work
+# For caches of whoever runs it.
+ENV HOME=/workspace
+WORKDIR /workspace
 ENTRYPOINT ["purify"]
 CMD ["--help"]

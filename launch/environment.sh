@@ -49,7 +49,7 @@ make_environment() {
   installed=$venv/purify-$sum-$extras
   if [ -e "$installed" ]; then return; fi
   say "installing purify${extras:+[$extras]} in $venv: jax, flax and what they need, over 1 GB on disk." \
-    "The first time this takes one to three minutes, in which pip prints nothing."
+    "The first time this takes some minutes, in which pip prints nothing."
   "$python" -m pip install --quiet --disable-pip-version-check -c "$pins" -e "$root${extras:+[$extras]}" ||
     die "the installation failed (pip's message is above). If this was the network, start the same command again." \
       "With an environment that has the packages of setup.py already: activate it and add --no-venv."

@@ -1,6 +1,7 @@
 """The command `check`: shapes every stage without running it, and lists all that is missing."""
 
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from purify.attacker.shape import shape_attacker, shape_data
 from purify.commands.call import Call
 from purify.commands.plan import check_parts, make_method, make_stages
 from purify.commands.published_shapes import published_encoder, published_prior
+from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.types import Facts, Settings
 from purify.core.writers import WRITERS
@@ -108,10 +110,22 @@ def _opened(config: Settings) -> Facts:
     return {'dtype': dtype, 'vae_slice': config['run']['vae_slice']}
 
 
+def _check_writable(folder: Path) -> None:
+    """Raises `UserError` where a run could not make or fill this folder."""
+    here = folder.absolute()
+    while not os.path.lexists(here):
+        here = here.parent
+    if not (here.is_dir() and os.access(here, os.W_OK | os.X_OK)):
+        what = 'may not be written' if here.is_dir() else 'is no folder'
+        raise UserError(f'{here} {what}. Choose another.')
+
+
 def command(call: Call) -> int:
     """Prints all problems of a config; returns 0 if every stage can run, 2 otherwise."""
     config = call.load()
     found = check(config)
+    for flag, place in (('workdir', call.args.workdir), ('store', call.args.store)):
+        found.attempt(flag, lambda place=place: place and _check_writable(user_path(place)))
     code = 2 if found.problems else 0
     if call.args.json:
         facts = {'config': config['name'], 'problems': found.problems, 'notes': found.notes}

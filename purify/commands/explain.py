@@ -219,11 +219,11 @@ def print_settings(spec: str, config: Facts) -> None:
         if setting.value is None:
             print('\n' + FILL(f'{setting.name}: {setting.meaning}', subsequent_indent='  '))
         else:
-            text = f'  {setting.name}={_typed(setting.value)}  {setting.meaning}'
+            text = f'  {setting.name}={typed(setting.value)}  {setting.meaning}'
             print(FILL(text.rstrip(), subsequent_indent=' ' * 6))
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """A value as it is typed into a shell."""
     if isinstance(value, list):
         return f'"{tuple(value)!r}"' if value else '"()"'

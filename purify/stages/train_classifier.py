@@ -44,7 +44,8 @@ class Training:
       batch: images of an update.
       steps: updates, instead of epochs.
       accumulate: pieces that a batch is worked through in.
-      augment: of the images, by name of the augmentation (`purify.data.augment`), in this order.
+      augment: of the images, by name of the augmentation (`purify.data.augment`), in the order of
+        their names.
       objective: `name`, one of `purify.train.objectives.registry.OBJECTIVES`, and its settings.
       init_from: a finished classifier, or a safetensors file of its network's weights, to start
         from.

@@ -120,6 +120,15 @@ def test_check_as_json(capsys):
     assert any('attack.target' in problem for problem in found['problems'])
 
 
+def test_check_looks_where_the_run_would_write(tmp_path, capsys):
+    (tmp_path / 'file').write_text('')
+    line = ['check', '--config', 'quickstart:defense=none']
+    assert cli.main([*line, f'--workdir={tmp_path / "new" / "run"}']) == 0
+    assert not (tmp_path / 'new').exists()
+    assert cli.main([*line, f'--store={tmp_path / "file" / "run"}']) == 2
+    assert f'problem: store: {tmp_path / "file"} is no folder' in capsys.readouterr().out
+
+
 def test_quiet_leaves_out_progress_and_keeps_messages(capsys):
     progress.keep_quiet(True)
     progress.say('passing', passing=True)

@@ -1,12 +1,13 @@
 """`purify COMMAND --config NAME --help`: every setting is explained by a docstring."""
 
 import re
+import shlex
 
 import pytest
 
 from purify import cli
 from purify.attacks.settings import attack_words
-from purify.commands.explain import explain, meanings_of
+from purify.commands.explain import explain, meanings_of, typed
 from purify.config.load import load_config, packaged_configs
 from purify.config.resolve import leaves
 from purify.defenses.registry import DEFENSES
@@ -42,6 +43,20 @@ def test_every_setting_has_a_meaning(spec):
         if not setting.meaning:
             part, _, last = setting.name.rpartition('.')
             assert re.search(rf'\b{last}\b', headings.get(part, '')), setting.name
+
+
+@pytest.mark.parametrize(
+    'spec', ['quickstart', 'attacks:attack=three_patches', 'castle_walls:objective=edm', 'bench']
+)
+def test_a_setting_can_be_typed_as_it_is_printed(spec):
+    config = load_config(spec)
+    flags = [
+        shlex.split(f'--config.{setting.name}={typed(setting.value)}')
+        for setting in explain(config)
+        if setting.value is not None
+    ]
+    assert all(len(words) == 1 for words in flags)
+    assert load_config(spec, [words[0] for words in flags]) == config
 
 
 def test_meanings_come_from_docstrings_the_first_is_believed():
