@@ -49,7 +49,10 @@ def judge_strangers(
     if mislabelled or beyond or (plain and depth > DEEP and not _confused(strange, goals, labels)):
         pairs = np.mean(goals[labels[strange]] > ONE_WAY) > 0.5
         alike = 'from one class to one other' if pairs else 'that aims at most classes'
-        text = f'{looks}: their labels are wrong. An attack {alike} would look alike.'
+        text = (
+            f'{looks}: their labels are wrong, or the features too weak to tell. An attack {alike}'
+            ' would look alike.'
+        )
         return judgement('mislabelled', share, text)
     if plain:
         text = (
