@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from purify.core.convolution import convolve
 from purify.core.errors import UserError
 from purify.core.types import Tree
 
@@ -24,6 +25,7 @@ Options = dict[str, int]
 Shape = tuple[int, int, int]  # (h, w, c) of an image
 
 _he = nnx.initializers.he_normal()
+_CONV: Any = {'kernel_init': _he, 'conv_general_dilated': convolve}
 
 
 class Block(nnx.Module):
@@ -31,7 +33,7 @@ class Block(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, *, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
-            inputs, outputs, (3, 3), strides=stride, use_bias=False, kernel_init=_he, rngs=rngs
+            inputs, outputs, (3, 3), strides=stride, use_bias=False, **_CONV, rngs=rngs
         )
         self.norm = nnx.GroupNorm(outputs, math.gcd(GROUPS, outputs), rngs=rngs)
 
@@ -54,7 +56,7 @@ class TriggerUNet(nnx.Module):
         self.middle = Block(4 * width, 4 * width, rngs=rngs)
         self.up_half = Block(6 * width, 2 * width, rngs=rngs)
         self.up_full = Block(3 * width, width, rngs=rngs)
-        self.leave = nnx.Conv(width, outputs, (3, 3), kernel_init=_he, rngs=rngs)
+        self.leave = nnx.Conv(width, outputs, (3, 3), **_CONV, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the network."""

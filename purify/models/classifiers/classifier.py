@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from purify.core.convolution import convolve
 from purify.core.errors import UserError
 from purify.models.diffusers.config_checks import COUNT, DEEPEST, LEVELS, is_count, is_number
+from purify.models.group_norm import GroupNorm
 
 GROUPS = 8  # of channels, per image, with norm='group'
 NORMS = ('batch', 'group')
@@ -172,7 +174,7 @@ class Norm(nnx.Module):
             )
         else:
             groups = math.gcd(GROUPS, channels)
-            self.layer = nnx.GroupNorm(channels, groups, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
+            self.layer = GroupNorm(channels, groups, epsilon=1e-5, rngs=rngs)
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises `x: [b h w c]`; `train` uses and records the statistics of the batch."""
@@ -213,6 +215,7 @@ class Conv(nnx.Conv):
             use_bias=bias,
             kernel_init=kernel_init,
             dtype=dtype,
+            conv_general_dilated=convolve,
             rngs=rngs,
         )
 

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from purify.core.convolution import convolve
 from purify.core.errors import UserError
-from purify.core.types import Facts
 from purify.models.diffusers.attention import attend
+from purify.models.group_norm import GroupNorm
 
 Keys = Iterator[jax.Array | None]
-_EXACT: Facts = {'dtype': jnp.float32, 'use_fast_variance': False}
 _zeros = nnx.initializers.zeros_init()
 _spread = nnx.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
@@ -36,10 +36,8 @@ def conv(
 ) -> nnx.Conv:
     """A size x size convolution that keeps the image's size, by the default `padding`."""
     kwargs = {'padding': ((size // 2, size // 2),) * 2} | kwargs
-    init = _zeros if zero else _spread
-    return nnx.Conv(
-        inputs, outputs, (size, size), kernel_init=init, dtype=dtype, rngs=rngs, **kwargs
-    )
+    kwargs |= {'kernel_init': _zeros if zero else _spread, 'conv_general_dilated': convolve}
+    return nnx.Conv(inputs, outputs, (size, size), dtype=dtype, rngs=rngs, **kwargs)
 
 
 def linear(
@@ -56,19 +54,20 @@ def linear(
     return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def group_norm(channels: int, groups: int, eps: float, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def group_norm(channels: int, groups: int, eps: float, *, rngs: nnx.Rngs) -> GroupNorm:
     """Group norm (Wu & He 2018) in float32; `UserError` unless `groups` divides `channels`."""
     if channels % groups:
         raise UserError(
             f'norm_num_groups = {groups} does not divide {channels} channels. Choose a divisor of'
             ' all of them.'
         )
-    return nnx.GroupNorm(channels, groups, epsilon=eps, rngs=rngs, **_EXACT)
+    return GroupNorm(channels, groups, epsilon=eps, rngs=rngs)
 
 
 def layer_norm(channels: int, eps: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer normalisation (Ba et al. 2016) in float32."""
-    return nnx.LayerNorm(channels, epsilon=eps, rngs=rngs, **_EXACT)
+    exact = {'dtype': jnp.float32, 'use_fast_variance': False}
+    return nnx.LayerNorm(channels, epsilon=eps, rngs=rngs, **exact)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
