@@ -21,9 +21,9 @@ from purify.core.files import read_json
 from purify.core.types import Settings
 from purify.data.loader import Split
 from purify.data.sources.open_source import Source
+from purify.data.training_set import TrainingSet
 from purify.engine.stage import Work
 from purify.stages import train_classifier
-from purify.stages.fit_network import make_augmentations
 
 
 class Loader(TypedDict):
@@ -44,9 +44,9 @@ def train_in_loader(work: Work) -> None:
     """Trains a classifier on clean images that the attacker's rule poisons as they are loaded."""
     folder = work.inputs['attacker']
     poisoner, first = read_poisoner(folder)
-    usual = make_augmentations(work.settings['augment'])
-    transforms = [poisoner, *usual] if first else [*usual, poisoner]
-    train_classifier.train(work, Split(folder / 'clean', 'train'), transforms)
+    clean = Split(folder / 'clean', 'train')
+    both = (poisoner, None) if first else (None, poisoner)
+    train_classifier.train(work, TrainingSet(clean, None, *both))
 
 
 def read_poisoner(folder: Path) -> tuple[FixedPoison | RandomPoison, bool]:

@@ -35,9 +35,10 @@ from purify.core.randomness import stream_rng
 from purify.core.registry import Registry
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
+from purify.data.training_set import TrainingSet
 from purify.engine.stage import Work
 from purify.stages.classifier import Classifier, classifier_builder
-from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.fit_network import fit_network
 from purify.stages.known import Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import open_classifier
 from purify.train.objectives.tasks import Task
@@ -192,7 +193,6 @@ def fit_trigger(work: Work) -> None:
     _check_batch(settings)
     split = Split(work.inputs['data'], 'train')
     check_label('attack.target', settings['attack'].get('target', 0), len(split.class_names))
-    transforms = make_augmentations(settings['augment'])
 
     def fit(build: Build, make: MakeTask, name: str = '', **changes: Any) -> Facts:
         graph, like = abstract_network(build)
@@ -200,7 +200,7 @@ def fit_trigger(work: Work) -> None:
         if name:  # a stage before the last has its own checkpoints and curves
             own = {'folder': work.folder / name, 'settings': {**settings, **changes}}
             part = dataclasses.replace(work, name=f'{work.name} {name}', **own)
-        return fit_network(part, make(graph), build, like, split, transforms).weights()
+        return fit_network(part, make(graph), build, like, TrainingSet(split)).weights()
 
     donors = partial(_draw_donors, split, settings['seed'])
     case = Case(settings, split.shape, len(split.class_names), _read_surrogate(work, split), donors)

@@ -17,6 +17,10 @@ class Run:
         of a batch.
       save_every: updates of a training from one checkpoint to the next.
       log_every: updates from one line of numbers to the next.
+      resident_mb: MiB of decoded images up to which a training keeps all of them on every device;
+        larger sets are read as they are needed. 0: never.
+      steps_together: updates that one program makes, where the images are on the device; 0: 16, and
+        1 on CPUs. It has to divide `save_every` and `log_every`; the most that does is taken.
       threads: that read images, in a process.
       workers: processes that read images; 0 for none but this one.
       writers: who else gets the numbers, such as 'tensorboard'.
@@ -28,6 +32,8 @@ class Run:
     vae_slice: int = 0
     save_every: int = 500
     log_every: int = 20
+    resident_mb: int = 2048
+    steps_together: int = 0
     threads: int = 4
     workers: int = 0
     writers: tuple[str, ...] = ()

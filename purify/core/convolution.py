@@ -86,7 +86,7 @@ def _gradients(
     ]
     if strides == (1, 1) and min(map(min, back)) >= 0:
         turned = kernel[::-1, ::-1].swapaxes(2, 3)
-        of_images = _convolve(given, turned, strides, (back[0], back[1]), options)
+        of_images: Any = _convolve(given, turned, strides, (back[0], back[1]), options)
     else:
         of = lambda images: _plain(images, kernel, strides, pads, options)
         of_images = jax.linear_transpose(of, images)(given)[0]
@@ -133,8 +133,8 @@ def convolve_row_pairs(images: jax.Array, kernel: jax.Array, *, pads: Pads) -> j
     def put(j: jax.Array, made: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(made, make(_piece(split, j)), j, 1)
 
-    made = jax.lax.fori_loop(0, split.shape[1], put, jnp.zeros(shape, jnp.float32))
-    return made.reshape(-1, *shape[2:])
+    start: Any = jnp.zeros(shape, jnp.float32)
+    return jax.lax.fori_loop(0, split.shape[1], put, start).reshape(-1, *shape[2:])
 
 
 @functools.partial(jax.jit, static_argnames=('strides', 'pads'))
@@ -156,7 +156,7 @@ def kernel_gradient(
     )
     split, theirs = _split(images, pieces), _split(given, pieces)
     add = lambda j, total: total + of_piece(_piece(split, j), _piece(theirs, j))
-    total = jnp.zeros((4 if paired else kernel.shape[0], *kernel.shape[1:]), jnp.float32)
+    total: Any = jnp.zeros((4 if paired else kernel.shape[0], *kernel.shape[1:]), jnp.float32)
     total = jax.lax.fori_loop(0, pieces, add, total) if pieces > 1 else of_piece(images, given)
     if paired:
         total = jnp.einsum('ai,ajcd->ijcd', TAPS, total, precision='highest')
@@ -164,7 +164,13 @@ def kernel_gradient(
 
 
 def _piece_gradient(
-    images: jax.Array, given: jax.Array, *, window: Pair, strides: Pair, pads: Pads, paired: bool
+    images: jax.Array,
+    given: jax.Array,
+    *,
+    window: tuple[int, ...],
+    strides: Pair,
+    pads: Pads,
+    paired: bool,
 ) -> jax.Array:
     """The sums f32[kh kw c d] over some images; `paired`: [4 kw c d], of the transformed taps."""
     (high, wide), (down, right), (rows, columns) = window, strides, given.shape[1:3]

@@ -1,5 +1,7 @@
 """Devices and hosts: the meshes over them, and how arrays get onto them."""
 
+import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ PEAK_FLOPS = {
 }
 
 
+MOST_CORES = 8  # that are devices; the threads of each use the rest
+
+_own_cores = False  # whether this program itself made a device of each core
+
+
 def start(
     coordinator: str | None = None, hosts: int | None = None, host_id: int | None = None
 ) -> None:
@@ -36,7 +43,8 @@ def start(
 
     With `coordinator` ('address:port'), `hosts` and `host_id` are explicit; with
     `coordinator='auto'` jax finds the cluster itself (Slurm, TPU pods, Kubernetes, Open MPI).
-    Without, this process is alone.
+    Without, this process is alone, and on a host without accelerators each core is a device
+    (`use_cores`).
 
     Raises `UserError` for numbers that do not fit together.
     """
@@ -57,6 +65,32 @@ def start(
         jax.distributed.initialize()
     elif coordinator:
         jax.distributed.initialize(coordinator, hosts, host_id)
+    elif not _may_be_accelerated():
+        use_cores()
+
+
+def use_cores() -> None:
+    """Makes a device of each core of a CPU, as far as there are `MOST_CORES`.
+
+    Purification and measuring then run on all of them, each on images of its own; training stays
+    on one device, whose threads share the batch. Must run before anything touches a device; does
+    nothing where their number is set already (JAX_NUM_CPU_DEVICES, XLA_FLAGS).
+    """
+    global _own_cores
+    given = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+    if given or 'JAX_NUM_CPU_DEVICES' in os.environ:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    jax.config.update('jax_num_cpu_devices', min(cores or 1, MOST_CORES))
+    _own_cores = True
+
+
+def _may_be_accelerated() -> bool:
+    """Whether jax is told to use anything but CPUs, or has a plugin for it."""
+    if told := jax.config.jax_platforms:  # pyright: ignore[reportAttributeAccessIssue]
+        return told != 'cpu'
+    plugins = importlib.metadata.entry_points(group='jax_plugins')
+    return any(plugins) or any(map(importlib.util.find_spec, ('jax_plugins', 'libtpu')))
 
 
 def use_compilation_cache() -> None:
@@ -68,7 +102,9 @@ def use_compilation_cache() -> None:
 
 
 def global_mesh() -> Mesh:
-    """All devices of all hosts on one axis, 'data'."""
+    """All devices of all hosts on one axis, 'data'; of a CPU whose cores are devices, one."""
+    if _own_cores:
+        return jax.make_mesh((1,), ('data',), (AxisType.Auto,), devices=jax.devices()[:1])
     return jax.make_mesh((jax.device_count(),), ('data',), (AxisType.Auto,))
 
 
@@ -88,9 +124,9 @@ def batched(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def put_batch(batch: Tree, mesh: Mesh) -> Any:
-    """Puts this host's rows (NumPy [rows ...]) into global arrays, sharded over 'data'."""
-    sharding = batched(mesh)
+def put_batch(batch: Tree, mesh: Mesh, axis: int = 0) -> Any:
+    """Puts this host's rows (NumPy, along `axis`) into global arrays, sharded over 'data'."""
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, 'data'))
     put = lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
     return jax.tree.map(put, batch)
 

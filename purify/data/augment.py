@@ -1,62 +1,51 @@
-"""Augmentations of one record, as grain transforms; other keys than 'image' pass through untouched.
+"""Augmentations of training images, made on the device inside the step.
 
-All numbers come from the generator grain hands in, so an image is augmented by (seed, place in the
-stream) alone. `image: u8[h w c]` with c = 1 (grey) or 3 (RGB) keeps its shape and type; others
-raise `UserError`.
+Each is a function of an image f32[h w c] in [0, 1] and a key, so what becomes of an image depends
+on (seed, id, step) alone, wherever it comes from. Images have 1 channel (grey) or 3 (RGB).
 
 The strong set of Struppek et al. 2023 (appendix B): `ColourJitter(.4, .4, .4, .1)`, `Rotation(20)`,
 `Affine(.1, (.9, 1.1))`, `Flip(.5)`.
 """
 
 import abc
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
-import numpy as np
-from grain import transforms
-from PIL import Image, ImageEnhance
+import jax
+import jax.numpy as jnp
 
 from purify.core.errors import UserError
 from purify.core.limits import Chance, Limited, Natural, NotNegative, number, one_of
 from purify.core.registry import Registry
-from purify.core.types import Facts
+from purify.core.types import Settings
+from purify.data import changes
 
-BILINEAR = Image.Resampling.BILINEAR
 PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}
 
 
-class Augmentation(Limited, transforms.RandomMap):
-    """A random change of `record['image']`."""
+class Augmentation(Limited, abc.ABC):
+    """A random change of an image."""
 
     @abc.abstractmethod
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The changed image u8[h w c] of `image: u8[h w c]`."""
-
-    def random_map(self, record: Mapping[str, Any], rng: np.random.Generator) -> Facts:
-        """Changes the image of a record; grain calls this."""
-        image = record['image']
-        if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != np.uint8:
-            raise UserError(
-                f'cannot augment an image of shape {image.shape} and type {image.dtype}: it must be'
-                ' uint8 [height, width, channels] with 1 channel or 3. Convert the dataset first.'
-            )
-        return {**record, 'image': self.change(image, rng)}
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Changes one image f32[h w c] in [0, 1]; pure and traceable."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Flip(Augmentation):
     """Mirrors left and right with probability `p`."""
 
     p: Chance = 0.5
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The image u8[h w c] or its mirror image."""
-        return image[:, ::-1].copy() if rng.random() < self.p else image.copy()
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Makes the image or its mirror image."""
+        return jnp.where(jax.random.bernoulli(key, self.p), changes.mirror(image), image)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class PadCrop(Augmentation):
     """Pads all sides with zeros or the reflected image, and cuts the old size out at random.
 
@@ -68,21 +57,21 @@ class PadCrop(Augmentation):
     pad_px: Natural
     mode: Annotated[str, one_of(PAD_MODES)] = 'zero'
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A window u8[h w c] of the padded image."""
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Cuts a window out of the padded image."""
         height, width, _ = image.shape
         if self.mode == 'reflect' and self.pad_px >= min(height, width):
             raise UserError(
                 f'pad_px={self.pad_px} cannot be filled by reflecting an image of {height} x'
                 f" {width}. Lower pad_px below {min(height, width)} or set mode to 'zero'."
             )
-        pad = self.pad_px
-        padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=PAD_MODES[self.mode])  # pyright: ignore
-        row, column = rng.integers(0, 2 * pad, 2, endpoint=True)
-        return padded[row : row + height, column : column + width].copy()
+        pad = int(self.pad_px)
+        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=PAD_MODES[self.mode])
+        row, column = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+        return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ResizedCrop(Augmentation):
     """Cuts out a random box and brings it to the image's size (Szegedy et al. 2015).
 
@@ -98,24 +87,18 @@ class ResizedCrop(Augmentation):
                 f'scale={self.scale} is no range of shares. Set (low, high), 0 < low <= high <= 1.'
             )
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The enlarged cut, u8[h w c]."""
-        height, width, _ = image.shape
-        area = rng.uniform(*self.scale) * height * width
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        across, down = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
-        left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
-        box = (left, top, left + across, top + down)
-        return _to_array(_to_pillow(image).resize((width, height), BILINEAR, box=box))
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Enlarges a cut."""
+        return changes.crop_resize(image, *changes.draw_box(key, image.shape[:2], self.scale))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ColourJitter(Augmentation):
     """Changes brightness, contrast, saturation and hue at random, in random order.
 
-    The first three by factors from [1 - s, 1 + s], hue by a shift from [-s, s]. The rules of
-    torchvision's ColorJitter on Pillow images; a hue of 1 is a full turn. Grey images have neither
-    saturation nor hue: both leave them as they are.
+    The first three by factors from [1 - s, 1 + s], hue by a shift from [-s, s], as torchvision's
+    ColorJitter; a hue of 1 is a full turn. Grey images have neither saturation nor hue: both leave
+    them as they are.
     """
 
     brightness: NotNegative = 0.0
@@ -123,35 +106,40 @@ class ColourJitter(Augmentation):
     saturation: NotNegative = 0.0
     hue: Annotated[float, number(least=0, most=0.5)] = 0.0
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The scene in other light, u8[h w c]."""
-        strengths = np.array([self.brightness, self.contrast, self.saturation])
-        factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
-        shift = rng.uniform(-self.hue, self.hue)
-        picture = _to_pillow(image)
-        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-        for step in rng.permutation(4):
-            if step == 3:
-                if self.hue and picture.mode == 'RGB':
-                    picture = _turn_hue(picture, shift)
-            elif strengths[step]:
-                picture = enhancers[step](picture).enhance(factors[step])
-        return _to_array(picture)
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Puts the scene in other light."""
+        order_key, factor_key, hue_key = jax.random.split(key, 3)
+        strengths = jnp.array([self.brightness, self.contrast, self.saturation])
+        low = jnp.maximum(0, 1 - strengths)
+        factors = jax.random.uniform(factor_key, (3,), minval=low, maxval=1 + strengths)
+        turn = jax.random.uniform(hue_key, minval=-self.hue, maxval=self.hue)
+        parts = [(changes.brighten, factors[0], self.brightness)]
+        parts += [(changes.contrast, factors[1], self.contrast)]
+        parts += [(changes.saturate, factors[2], self.saturation)]
+        parts += [(changes.turn_hue, turn, self.hue)]
+        used = [partial(_second, change, value) for change, value, size in parts if size]
+        for which in jax.random.permutation(order_key, len(used)):
+            image = jax.lax.switch(which, used, image)
+        return image
 
 
-@dataclasses.dataclass(frozen=True)
+def _second(change: Callable[..., jax.Array], value: jax.Array, image: jax.Array) -> jax.Array:
+    return change(image, value)
+
+
+@dataclass(frozen=True)
 class Rotation(Augmentation):
     """Turns about the centre by an angle in [-degrees, degrees], bilinear; gaps are black."""
 
     degrees: Annotated[float, number(least=0, most=180)]
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The turned image, u8[h w c]."""
-        angle = rng.uniform(-self.degrees, self.degrees)
-        return _to_array(_to_pillow(image).rotate(angle, BILINEAR))
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Turns the image."""
+        angle = jax.random.uniform(key, minval=-self.degrees, maxval=self.degrees)
+        return changes.rotate(image, jnp.deg2rad(angle)) if self.degrees else image
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Affine(Augmentation):
     """Scales about the centre by a factor from `scale`, then shifts; bilinear, gaps are black.
 
@@ -168,35 +156,13 @@ class Affine(Augmentation):
                 f'scale={self.scale} is not a range of factors. Set (low, high), 0 < low <= high.'
             )
 
-    def change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The scaled and shifted image, u8[h w c]."""
-        height, width, _ = image.shape
-        reach = self.translate * np.array([width, height])
-        right, down = np.rint(rng.uniform(-reach, reach))
-        factor = rng.uniform(*self.scale)
-        # Pillow asks where each pixel comes from: undo the shift, then the scaling at the centre.
-        x = width / 2 - (width / 2 + right) / factor
-        y = height / 2 - (height / 2 + down) / factor
-        size, matrix = (width, height), (1 / factor, 0, x, 0, 1 / factor, y)
-        picture = _to_pillow(image).transform(size, Image.Transform.AFFINE, matrix, BILINEAR)
-        return _to_array(picture)
-
-
-def _turn_hue(picture: Image.Image, shift: float) -> Image.Image:
-    """Turns the colours of an RGB picture by `shift` of a full circle."""
-    hue, saturation, value = picture.convert('HSV').split()
-    turned = (np.asarray(hue, np.int64) + round(shift * 255)) % 256
-    bands = (Image.fromarray(turned.astype(np.uint8)), saturation, value)
-    return Image.merge('HSV', bands).convert('RGB')
-
-
-def _to_pillow(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def _to_array(picture: Image.Image) -> np.ndarray:
-    array = np.array(picture)
-    return array[..., None] if array.ndim == 2 else array
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Scales and shifts the image."""
+        shift_key, scale_key = jax.random.split(key)
+        reach = self.translate * jnp.array(image.shape[:2], jnp.float32)
+        shift = jnp.rint(jax.random.uniform(shift_key, (2,), minval=-reach, maxval=reach))
+        factor = jax.random.uniform(scale_key, minval=self.scale[0], maxval=self.scale[1])
+        return changes.read_from(image, jnp.eye(2) / factor, shift)
 
 
 AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry(
@@ -208,3 +174,41 @@ AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry(
     rotation=Rotation,
     affine=Affine,
 )
+
+
+def make_augmentations(settings: Settings) -> tuple[Augmentation, ...]:
+    """Makes the augmentations of the part `augment` of a config, in the order written there."""
+    listed = lambda value: tuple(value) if isinstance(value, list) else value
+    return tuple(
+        AUGMENTATIONS.make(name, **{key: listed(value) for key, value in options.items()})
+        for name, options in settings.items()
+    )
+
+
+def change_all(
+    augmentations: Sequence[Augmentation], images: jax.Array, keys: jax.Array
+) -> jax.Array:
+    """Changes images f32[b h w c] in [0, 1], each by its own key[b], by one after the other."""
+
+    def change(image: jax.Array, key: jax.Array) -> jax.Array:
+        for place, augmentation in enumerate(augmentations):
+            image = augmentation(image, jax.random.fold_in(key, place))
+        return image
+
+    return jax.vmap(change)(images, keys)
+
+
+def augment(augmentations: Sequence[Augmentation], images: jax.Array, keys: jax.Array) -> jax.Array:
+    """Changes 8-bit images u8[b h w c], each by its own key[b]; back to 8 bits at the end.
+
+    Raises `UserError` for images of another type or number of channels.
+    """
+    if not augmentations:
+        return images
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != jnp.uint8:
+        raise UserError(
+            f'cannot augment images of shape {images.shape[1:]} and type {images.dtype}: they must'
+            ' be uint8 [height, width, channels] with 1 channel or 3. Convert the dataset first.'
+        )
+    changed = change_all(augmentations, images.astype(jnp.float32) / 255, keys)
+    return jnp.round(changed * 255).astype(jnp.uint8)

@@ -1,57 +1,46 @@
-"""From a dataset folder to batches, in an order that is a function of (seed, step) alone."""
+"""The records of a dataset folder by position, and batches of them in order."""
 
 import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, SupportsIndex
 
-import grain
 import numpy as np
 
 from purify.core.errors import UserError
-from purify.core.randomness import check_seed
 from purify.data import builders
 
 Record = dict[str, Any]
 FETCHERS = 4  # threads that fetch records in order
-CACHE_BYTES = 2**30  # a split whose decoded images fit is decoded once and kept
+CACHE_BYTES = 2**30  # of decoded images that this process keeps, of all splits together
 
-
-class RandomTransform(Protocol):
-    """What augmentations and on-the-fly poison look like."""
-
-    def random_map(self, record: Record, rng: np.random.Generator) -> Record:
-        """The changed record."""
-        ...
+# folder, split and when it was written -> its images u8[n h w c], the oldest first
+_decoded: dict[tuple[Path, str, int], np.ndarray] = {}
 
 
 class Split:
     """The records of one split, by position: {'id': int, 'image': u8[h w c], 'label': int, ...}.
 
-    `ids` i64[n], `labels` i32[n]. Decoded once into memory where that fits in `CACHE_BYTES`, else
-    on each access. Raises `UserError` for an empty split or ids that occur twice.
+    `ids` i64[n], `labels` i32[n]. Images are decoded once in a process where that fits in
+    `CACHE_BYTES`, else on each access. Raises `UserError` for an empty split or ids that occur
+    twice.
     """
 
     def __init__(self, folder: Path, split: str, *, keep: np.ndarray | None = None):
-        source = builders.open_split(folder, split)
         self.folder, self.shape = Path(folder), builders.image_shape(folder)
         self.class_names = builders.class_names(folder)
-        if len(source) * int(np.prod(self.shape)) <= CACHE_BYTES:
-            source = scan = _decode_all(source)
-        else:  # everything but the picture, which is what costs
-            scan = builders.open_split(folder, split, decode=False)
-        self.source: Any = source
+        records, scan = (builders.open_split(folder, split, decode=how) for how in (True, False))
         rows = [(row['id'], row['label'], row.get('variation', 0)) for row in scan]
+        self.source: Any = records
+        if (images := _decode(Path(folder), split, records, self.shape)) is not None:
+            self.source = _Decoded(images, rows, varied='variation' in scan[0])
         ids, labels, variations = zip(*rows, strict=True)
         self.ids, self.labels = np.array(ids, np.int64), np.array(labels, np.int32)
         self.variations = np.array(variations, np.int32)
         if len({*zip(self.ids.tolist(), self.variations.tolist(), strict=True)}) != len(self.ids):
             raise UserError(f'{folder}: ids occur more than once in {split!r}; ids must be unique.')
         if keep is not None:
-            kept = np.flatnonzero(keep)
-            held = isinstance(source, list)
-            self.source = [source[i] for i in kept] if held else _Subset(source, kept)
+            self.source = _Subset(self.source, np.flatnonzero(keep))
             self.ids, self.labels = self.ids[keep], self.labels[keep]
             self.variations = self.variations[keep]
 
@@ -85,50 +74,43 @@ class _Subset:
         return self.source[int(self.positions[index])]
 
 
-def _decode_all(source: Any) -> list[Record]:
-    # Pillow lets go of the interpreter lock while it inflates.
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(source.__getitem__, range(len(source)), chunksize=64))
+class _Decoded:
+    """Records whose images are in memory."""
+
+    def __init__(self, images: np.ndarray, rows: Sequence[tuple[int, ...]], *, varied: bool):
+        self.images, self.rows = images, rows
+        self.names = ('id', 'label', 'variation')[: 2 + varied]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        return dict(zip(self.names, self.rows[index], strict=False)) | {'image': self.images[index]}
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which rows of every global batch this process loads."""
+def _decode(
+    folder: Path, split: str, records: Any, shape: tuple[int, int, int]
+) -> np.ndarray | None:
+    """All images u8[n h w c] of a split, decoded now or kept from before; None if too large."""
+    size = len(records) * int(np.prod(shape))
+    if size > CACHE_BYTES:
+        return None
+    written = (folder / 'dataset_info.json').stat().st_mtime_ns
+    key = (folder.resolve(), split, written)
+    if key not in _decoded:
+        while _decoded and size + sum(images.nbytes for images in _decoded.values()) > CACHE_BYTES:
+            del _decoded[next(iter(_decoded))]
+        images = np.empty((len(records), *shape), np.uint8)
 
-    process: int
-    processes: int
+        def decode(index: int) -> None:
+            images[index] = records[index]['image']
 
-
-def training_batches(
-    split: Any,
-    *,
-    batch: int,
-    seed: int,
-    start_step: int,
-    place: Place,
-    transforms: Sequence[RandomTransform] = (),
-    threads: int = 4,
-    workers: int = 0,
-) -> Iterator[Record]:
-    """Endless shuffled batches {'image': u8[rows h w c], 'label', 'id'}; rows = batch / processes.
-
-    Step s holds the same images with the same augmentation whatever the number of hosts, workers or
-    restarts: the order is shuffle -> repeat -> random transforms -> batch -> slice by host, all by
-    index, so resuming is `[start:]`.
-    """
-    if batch % place.processes:
-        raise UserError(f'batch={batch} must be a multiple of the {place.processes} hosts.')
-    data = grain.MapDataset.source(split).seed(check_seed(seed)).shuffle().repeat()
-    for transform in transforms:
-        data = data.random_map(transform.random_map)
-    rows = batch // place.processes
-    # Hosts side by side are the one-host batch.
-    data = data.batch(rows)[place.process :: place.processes][start_step:]
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, 4))
-    iterator = data.to_iter_dataset(options)
-    if workers:
-        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return iter(iterator)
+        # Pillow lets go of the interpreter lock while it inflates.
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(decode, range(len(records)), chunksize=64))
+        images.flags.writeable = False
+        _decoded[key] = images
+    return _decoded[key]
 
 
 def ordered_batches(

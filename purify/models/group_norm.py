@@ -30,6 +30,8 @@ class GroupNorm(nnx.GroupNorm):
         middle = means.mean(-1, keepdims=True)
         spread = (variances + jnp.square(means - middle)).mean(-1, keepdims=True)
         of_channels = lambda value: jnp.broadcast_to(value, means.shape).reshape(mean.shape)
+        assert self.scale is not None
+        assert self.bias is not None
         scale, bias = (jnp.expand_dims(p[...], (0, *pixels)) for p in (self.scale, self.bias))
         factor = scale * of_channels(jax.lax.rsqrt(spread + self.epsilon))
         return (x - of_channels(middle)) * factor + bias

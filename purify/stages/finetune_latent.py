@@ -11,6 +11,7 @@ from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
+from purify.data.training_set import TrainingSet
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.engine.stage import Work
 from purify.generative.image_to_image import ImageToImage
@@ -18,7 +19,7 @@ from purify.generative.latent_generator import LatentGenerator
 from purify.generative.pixel_generator import NOTE
 from purify.models.diffusers.unet2d_condition import UNet2DConditionModel
 from purify.models.files.pipelines import Pipeline, save_pretrained
-from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.fit_network import fit_network
 from purify.train.objectives.denoise_latents import (
     READABLE,
     DenoiseLatents,
@@ -43,8 +44,7 @@ def train_latent(work: Work) -> None:
     pipeline = read_stable_diffusion(work.inputs['prior'], objective['dtype'])
     task, build, unet = make_latent(pipeline, settings, split.class_names)
     task = dataclasses.replace(task, frozen=devices.put_copy(task.frozen, devices.global_mesh()))
-    transforms = make_augmentations(settings['augment'])
-    state = fit_network(work, task, build, None, split, transforms, start=unet)
+    state = fit_network(work, task, build, None, TrainingSet(split), start=unet)
     if devices.is_lead():
         weights = jax.device_get(state.weights())
         trained = nnx.merge(task.graph, weights['params'], weights['stats'])

@@ -1,13 +1,19 @@
 """The settings of a training, and the one loop that trains every network on a dataset on disk."""
 
+from collections.abc import Iterator
+
 import jax
+import numpy as np
 
 from purify.core import devices
-from purify.core.types import Facts, Settings, Tree
-from purify.data.augment import AUGMENTATIONS
-from purify.data.loader import Place, RandomTransform, Split, training_batches
+from purify.core.randomness import stream_rng
+from purify.core.types import Facts, Tree
+from purify.data.augment import make_augmentations
+from purify.data.loader import Record
+from purify.data.training_set import Place, RandomTransform, TrainingSet
 from purify.engine.stage import Work
 from purify.stages.networks_on_disk import starting_weights
+from purify.train.feed import Feed
 from purify.train.loop import Plan, fit
 from purify.train.objectives.semi_supervised import FitHead, head_only
 from purify.train.objectives.tasks import Task
@@ -15,34 +21,24 @@ from purify.train.optim import make_optimizer, total_steps
 from purify.train.state import Build, TrainState, make_state
 
 
-def make_augmentations(settings: Settings) -> list[RandomTransform]:
-    """Makes the transforms of the `augment` part of a config, in the order written there."""
-    listed = lambda value: tuple(value) if isinstance(value, list) else value
-    return [
-        AUGMENTATIONS.make(name, **{k: listed(v) for k, v in options.items()})
-        for name, options in settings.items()
-    ]
-
-
 def fit_network(
     work: Work,
     task: Task,
     build: Build,
     like: Tree,
-    split: Split,
-    transforms: list[RandomTransform],
+    data: TrainingSet,
     *,
     start: Tree = None,
 ) -> TrainState:
     """Trains a network in `work.folder` by `work.settings`, from the last checkpoint there, if any.
 
-    Settings: epochs or steps, batch, accumulate, optim, seeds; with `part` (first, last), it does
-    these updates of a longer run alone, with an optimiser of its own. `like` are its weights as
-    shapes. A new training starts from the weights in the input `init`, else from `start`, else from
-    fresh ones.
+    Settings: epochs or steps, batch, accumulate, augment, optim, seeds; with `part` (first, last),
+    it does these updates of a longer run alone, with an optimiser of its own. `like` are its
+    weights as shapes. A new training starts from the weights in the input `init`, else from
+    `start`, else from fresh ones.
     """
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
-    steps = total_steps(settings['epochs'], settings['steps'], len(split), settings['batch'])
+    steps = total_steps(settings['epochs'], settings['steps'], len(data.split), settings['batch'])
     optimizer = make_optimizer(steps, **settings['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     first, last = settings.get('part', (0, steps))
@@ -53,11 +49,44 @@ def fit_network(
     state = make_state(build, optimizer, mesh=mesh, **fresh)
     sizes = {'batch': settings['batch'], 'accumulate': settings['accumulate']}
     every = {name: run[name] for name in ('save_every', 'log_every')}
+    every['together'] = run['steps_together'] or (
+        1 if mesh.devices.flat[0].platform == 'cpu' else 16
+    )
     span = {'first': first, 'steps': last, 'of': steps}
     own = {'seed': seeds['model'], 'writers': work.writers}
     plan = Plan(work.name, work.folder, **sizes, **every, **span, **own)
-    order = {'batch': settings['batch'], 'seed': seeds['data'], 'transforms': transforms}
-    hosts: Facts = {'place': Place(jax.process_index(), jax.process_count())}
-    hosts |= {name: run[name] for name in ('threads', 'workers')}
-    batches = lambda step: training_batches(split, start_step=step, **order, **hosts)
-    return fit(task, optimizer, state, batches, plan, mesh, work.cost)
+    return fit(task, optimizer, state, make_feed(work, data), plan, mesh, work.cost)
+
+
+def make_feed(work: Work, data: TrainingSet) -> Feed:
+    """Makes the feed of a training: resident where `data` fits in the run's `resident_mb`.
+
+    Settings: batch, augment, seeds.
+    """
+    settings, run = work.settings, work.run
+    resident = data.fits(run['resident_mb'] * 2**20)
+    order: Facts = {'batch': settings['batch'], 'seed': settings['seeds']['data']}
+    order |= {name: run[name] for name in ('threads', 'workers')} | {'numbers': resident}
+    order['place'] = Place(jax.process_index(), jax.process_count())
+    batches = lambda step: data.batches(start_step=step, **order)
+    augmentations = make_augmentations(settings['augment'])
+    seed = settings['seeds']['data']
+    feed = Feed(batches, data.held if resident else {}, augmentations, seed)
+    if (poison := data.poison_last) is None:
+        return feed
+    return Feed(lambda step: poison_augmented(feed, poison, step))
+
+
+def poison_augmented(feed: Feed, poison: RandomTransform, start: int) -> Iterator[Record]:
+    """Yields the batches of `feed` from step `start` on, augmented here, and then poisoned."""
+    change = jax.jit(feed.rows)
+    for step, drawn in enumerate(feed.batches(start), start):
+        rows = jax.tree.map(np.asarray, change({}, drawn, step))
+        records = [
+            {name: column[k] for name, column in rows.items()} for k in range(len(rows['id']))
+        ]
+        made = [
+            poison.random_map(record, stream_rng(feed.seed, 'poison', step, int(record['id'])))
+            for record in records
+        ]
+        yield {name: np.stack([np.asarray(record[name]) for record in made]) for name in made[0]}

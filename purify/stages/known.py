@@ -12,14 +12,15 @@ from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, user_path
 from purify.core.types import Facts, Settings, Tree
-from purify.data.with_unlabelled import pair
+from purify.data.augment import make_augmentations
+from purify.data.training_set import pair
 from purify.defenses.method import Context
 from purify.models.classifiers.pytorch_weights import check_foreign
 from purify.models.files.weights import abstract
 from purify.stages.classifier import Classifier
-from purify.stages.fit_network import make_augmentations
 from purify.stages.networks_on_disk import other_classes
-from purify.train.loop import make_step
+from purify.train.feed import Feed
+from purify.train.loop import feed_step, make_step
 from purify.train.objectives.semi_supervised import FitHead, MixMatch, head_only
 from purify.train.objectives.tasks import Task
 from purify.train.optim import make_optimizer, total_steps
@@ -163,8 +164,6 @@ def shape_training(
     if mark in known.traced:
         return
     image = {'image': np.zeros(data.pixels, np.uint8), 'label': 0, 'id': 0}
-    for transform in make_augmentations(part['augment']):
-        image = transform.random_map(image, np.random.default_rng(0))
     image = pair(image, image) if isinstance(task, MixMatch) else image
     seed = known.config['seeds']['model']
     own = {'seed': seed, 'keep_ema': task.ema_decay > 0, 'mesh': mesh}
@@ -172,7 +171,9 @@ def shape_training(
     of_jax = lambda x: jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)  # no int64
     shaped = lambda x: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), of_jax(x))
     rows = {key: shaped(x) for key, x in image.items()}
-    jax.eval_shape(make_step(task, optimizer, part['accumulate'], seed), state, task.frozen, rows)
+    feed = Feed(lambda step: iter(()), {}, make_augmentations(part['augment']))
+    update = feed_step(make_step(task, optimizer, part['accumulate'], seed), feed)
+    jax.eval_shape(update, state, task.frozen, feed.held, rows)
     known.traced.add(mark)  # at the end: what failed fails again
 
 

@@ -1,6 +1,6 @@
 """The stage that trains a classifier: a teacher, a student, or one on a method's way."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,13 @@ import jax
 from purify.core import devices
 from purify.core.errors import UserError
 from purify.core.types import Facts, Settings, Tree
-from purify.data.loader import RandomTransform, Split
-from purify.data.with_unlabelled import Paired
+from purify.data.loader import Split
+from purify.data.training_set import TrainingSet
 from purify.defenses.method import Step
 from purify.engine.stage import Work
 from purify.engine.tables import apply_edits, read_table
 from purify.stages.classifier import classifier_builder
-from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.fit_network import fit_network
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
 from purify.stages.named_folders import finished_folder
@@ -94,20 +94,20 @@ def run(work: Work) -> None:
     A table `edits` leaves images out, relabels them, or puts those of the inputs `replaced...` in
     their place; of a table `flagged` the flagged images alone are left.
     """
-    train(work, Split(work.inputs['data'], 'train'), make_augmentations(work.settings['augment']))
+    train(work, TrainingSet(Split(work.inputs['data'], 'train')))
 
 
-def train(work: Work, split: Split, transforms: list[RandomTransform]) -> None:
-    """Trains a classifier on the images of `split` as the stage's inputs edit them; stores it."""
+def train(work: Work, data: TrainingSet) -> None:
+    """Trains a classifier on images as the stage's inputs edit them; stores it."""
     settings = work.settings
-    split = apply_edits(split, work.inputs)
+    split = apply_edits(data.split, work.inputs)
     build = classifier_builder(settings['network'], len(split.class_names), split.shape[-1])
     graph, like = abstract_network(build)
     teacher = _read_teacher(work.inputs['teacher'], split) if 'teacher' in work.inputs else None
     task = make_task(settings['objective'], graph, teacher)
-    if isinstance(task, MixMatch):
-        transforms = [*transforms, _pair_up(work)]
-    state = fit_network(work, task, build, like, split, transforms)
+    others = _left_out(work) if isinstance(task, MixMatch) else None
+    data = replace(data, split=split, others=others)
+    state = fit_network(work, task, build, like, data)
     write_network(work.folder, classifier_facts(settings['network'], split), state.weights())
 
 
@@ -122,15 +122,15 @@ def classifier_facts(network: Settings, split: Split) -> Facts:
     }
 
 
-def _pair_up(work: Work) -> Paired:
-    """Gives every record that the table `edits` keeps one that it does not keep."""
+def _left_out(work: Work) -> Split:
+    """The images that the table `edits` does not keep."""
     if 'edits' not in work.inputs:
         raise UserError(
             "objective 'mixmatch' needs a table of the labels to believe; the students of dbd and"
             ' asd have one.'
         )
     left_out = ~read_table(work.inputs['edits'])['keep']
-    return Paired(Split(work.inputs['data'], 'train', keep=left_out))
+    return Split(work.inputs['data'], 'train', keep=left_out)
 
 
 def shape(known: Known, step: Step) -> None:

@@ -7,13 +7,14 @@ from purify.core import devices
 from purify.core.files import write_json
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
+from purify.data.training_set import TrainingSet
 from purify.defenses.method import Step
 from purify.diffusion.preconditioning import Preconditioning
 from purify.engine.stage import Work
 from purify.generative.pixel_generator import NOTE, make_pixel_generator, read_schedule
 from purify.generative.pixel_prior import PixelPrior
 from purify.stages.finetune_latent import shape_latent, train_latent
-from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.fit_network import fit_network
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import write_network
@@ -194,7 +195,7 @@ def _train_pixels(work: Work, *, conditional: bool) -> Split:
     config, build = prior_builder(settings['network'], split.shape[-1], classes)
     graph, like = abstract_network(build)
     task, scheduler = make_denoiser(settings, graph, classes)
-    state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
+    state = fit_network(work, task, build, like, TrainingSet(split))
     weights = state.weights()
     write_network(work.folder, config, weights)
     if devices.is_lead():

@@ -11,13 +11,14 @@ from purify.core.errors import UserError
 from purify.core.randomness import stream_key
 from purify.core.types import Facts, Settings
 from purify.data.loader import Split
+from purify.data.training_set import TrainingSet
 from purify.defenses.method import Step
 from purify.engine.finished import DONE, read_done
 from purify.engine.stage import Work
 from purify.generative.clip_encoder import ClipEncoder
 from purify.generative.sscd_encoder import CopyEncoder, copy_file
 from purify.stages.classifier import Classifier, classifier_builder
-from purify.stages.fit_network import fit_network, make_augmentations
+from purify.stages.fit_network import fit_network
 from purify.stages.kind import Kind
 from purify.stages.known import Known, shape_training
 from purify.stages.networks_on_disk import NETWORK_FILE, read_classifier, read_facts, write_network
@@ -55,7 +56,7 @@ def run(work: Work) -> None:
     build = encoder_builder(settings, len(split.class_names), split.shape[-1])
     graph, like = abstract_network(build)
     task = make_contrast(settings, graph, len(split))
-    state = fit_network(work, task, build, like, split, make_augmentations(settings['augment']))
+    state = fit_network(work, task, build, like, TrainingSet(split))
     facts = classifier_facts(settings['network'], split)
     # where there are no statistics, there is no entry
     plain = {name: part.get('network', {}) for name, part in state.weights().items()}

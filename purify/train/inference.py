@@ -32,9 +32,9 @@ def map_images(
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Runs `apply(constants, rows) -> pytree of [batch ...]` over records, in order.
 
-    Every batch has one shape (`batch` rounded up to a multiple of the devices; the last one is
-    padded and the padding dropped), so there is one program. No collectives: hosts need not keep
-    step.
+    Every batch has one shape (`batch` or fewer, rounded up to a multiple of the devices; the last
+    one is padded and the padding dropped), so there is one program. No collectives: hosts need not
+    keep step.
 
     Args:
       apply: pure and row-wise: row i of its output depends on row i of its input alone.
@@ -48,7 +48,10 @@ def map_images(
     Yields:
       (positions i64[m], outputs as NumPy [m ...]).
     """
-    rows = mesh.size * math.ceil(batch / mesh.size)
+    # Batches of one size, without more padding than that takes.
+    batches = max(1, math.ceil(len(positions) / batch))
+    rows = mesh.size * max(1, math.ceil(len(positions) / (batches * mesh.size)))
+    cost.devices = mesh.size * jax.process_count()
     program, flops, waiting = None, 0.0, []
     stream = ordered_batches(fetch, positions, rows)
     while True:

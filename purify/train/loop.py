@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -19,12 +20,15 @@ from purify.core.progress import Bar
 from purify.core.randomness import stream_key
 from purify.core.types import Tree
 from purify.core.writers import JsonLines, Writer
+from purify.data.training_set import Held
 from purify.train.cost import COST_FILE, Cost
+from purify.train.feed import Feed
 from purify.train.flops import compile_counted
 from purify.train.objectives.tasks import Batch, Metrics, Task
 from purify.train.state import TrainState
 
 Update = Callable[[TrainState, Any, Batch], tuple[TrainState, Metrics]]
+FedUpdate = Callable[[TrainState, Any, Held, Batch], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Plan:
       writers: copies of the metrics (TensorBoard, W&B).
       first: updates that the parts before this one have done; the state begins with as many.
       of: updates of the longer run, of which tasks are told the share that is done; 0: `steps`.
+      together: the most updates that one program makes, where the rows live on the devices.
     """
 
     name: str
@@ -58,6 +63,7 @@ class Plan:
     writers: Sequence[Writer] = ()
     first: int = 0
     of: int = 0
+    together: int = 1
 
 
 def make_step(
@@ -102,13 +108,35 @@ def make_step(
     return update
 
 
-def compile_step(
-    update: Update, state: TrainState, task: Task, batch: Batch, mesh: Mesh
-) -> tuple[Any, float]:
-    """Compiles the update for this mesh, the state replicated and donated; counts its FLOPs."""
+def feed_step(update: Update, feed: Feed) -> FedUpdate:
+    """Makes an update that gets what `feed` draws: (state, frozen, held, drawn)."""
+
+    def fed(state: TrainState, frozen: Any, held: Held, drawn: Batch) -> tuple[TrainState, Metrics]:
+        return update(state, frozen, feed.rows(held, drawn, state.step))
+
+    return fed
+
+
+def repeat_step(update: FedUpdate) -> FedUpdate:
+    """Makes an update for several batches [steps b ...] in one program; metrics are the last's."""
+
+    def many(state: TrainState, frozen: Any, held: Held, drawn: Batch) -> Any:
+        state, metrics = jax.lax.scan(
+            lambda state, one: update(state, frozen, held, one), state, drawn
+        )
+        return state, jax.tree.map(lambda x: x[-1], metrics)
+
+    return many
+
+
+def compile_step(update: FedUpdate, mesh: Mesh, *args: Any) -> tuple[Any, float]:
+    """Compiles an update of (state, frozen, held, drawn) for this mesh; counts its FLOPs.
+
+    The state is replicated and donated.
+    """
     copy = devices.replicated(mesh)
     jitted = jax.jit(update, donate_argnums=0, out_shardings=(copy, copy))
-    return compile_counted(jitted, state, task.frozen, batch, devices=mesh.size)
+    return compile_counted(jitted, *args, devices=mesh.size)
 
 
 class _Log:
@@ -150,7 +178,7 @@ class _Log:
 
 def fit(
     task: Task, optimizer: optax.GradientTransformation, state: TrainState,
-    batches: Callable[[int], Iterator[Any]], plan: Plan, mesh: Mesh, cost: Cost,
+    feed: Feed, plan: Plan, mesh: Mesh, cost: Cost,
 ) -> TrainState:  # fmt: skip
     """Trains until `plan.steps`, from the newest checkpoint in the folder if there is one.
 
@@ -158,7 +186,7 @@ def fit(
       task: what is minimised.
       optimizer: optax's.
       state: the fresh state; its layout says how a checkpoint is restored.
-      batches: start step -> endless host batches.
+      feed: where the batches come from; what it holds is on the devices.
       plan: how long, how often, where.
       mesh: all devices of all hosts.
       cost: running totals.
@@ -172,12 +200,17 @@ def fit(
             f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x'
             f' accumulate={plan.accumulate}; choose a multiple.'
         )
+    cost.devices = mesh.size
     checkpoints = Checkpoints(plan.folder / 'checkpoints')
     start, totals = plan.first, plan.folder / COST_FILE
     if checkpoints.latest() is not None:
         start, state = checkpoints.restore(state)
     log = _Log(plan, start, devices.is_lead())
     update = make_step(task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps)
+    programs = _Programs(feed_step(update, feed), task, feed, mesh, cost)
+    together = math.gcd(plan.save_every, plan.log_every)
+    together = max(n for n in range(1, plan.together + 1) if together % n == 0)
+    together = together if feed.held else 1
 
     def save(step: int) -> None:
         if devices.is_lead():
@@ -187,18 +220,14 @@ def fit(
     try:
         with Bar(plan.name, (plan.steps - plan.first) * plan.batch, shown=devices.is_lead()) as bar:
             bar.skip((start - plan.first) * plan.batch)
-            stream = batches(start) if start < plan.steps else iter(())
-            program, flops = None, 0.0
-            for step in range(start, plan.steps):
-                with cost.timing('wait_seconds'):
-                    rows = devices.put_batch(next(stream), mesh)
-                if program is None:
-                    with cost.timing('compile_seconds'):
-                        program, flops = compile_step(update, state, task, rows, mesh)
-                state, metrics = program(state, task.frozen, rows)
-                done = step + 1
-                cost.images, cost.flops = cost.images + plan.batch, cost.flops + flops
-                bar.advance(plan.batch, log.note)
+            stream = feed.batches(start) if start < plan.steps else iter(())
+            done = start
+            while done < plan.steps:
+                whole = done % together == 0 and done + together <= plan.steps
+                state, metrics, steps = programs.run(state, stream, together if whole else 1)
+                done += steps
+                cost.images += plan.batch * steps
+                bar.advance(plan.batch * steps, log.note)
                 if done % plan.log_every == 0 or done == plan.steps:
                     log.put(done, metrics)
                 if _must_stop(done, plan.log_every):
@@ -212,6 +241,35 @@ def fit(
         checkpoints.close()
         log.close()
     return state
+
+
+class _Programs:
+    """The compiled updates, by how many steps they make."""
+
+    def __init__(self, update: FedUpdate, task: Task, feed: Feed, mesh: Mesh, cost: Cost):
+        self.update, self.task, self.mesh, self.cost = update, task, mesh, cost
+        self.held = devices.put_copy(feed.held, mesh)
+        self.compiled: dict[int, tuple[Any, float]] = {}
+
+    def run(
+        self, state: TrainState, stream: Iterator[Any], steps: int
+    ) -> tuple[TrainState, dict[str, jax.Array], int]:
+        """Makes so many updates; returns the state, the last one's metrics, and how many."""
+        with self.cost.timing('wait_seconds'):
+            drawn = next(stream)
+            if steps > 1:
+                rest = [next(stream) for _ in range(steps - 1)]
+                drawn = jax.tree.map(lambda *rows: np.stack(rows), drawn, *rest)
+            drawn = devices.put_batch(drawn, self.mesh, axis=int(steps > 1))
+        args = state, self.task.frozen, self.held, drawn
+        if steps not in self.compiled:
+            with self.cost.timing('compile_seconds'):
+                update = repeat_step(self.update) if steps > 1 else self.update
+                self.compiled[steps] = compile_step(update, self.mesh, *args)
+        program, flops = self.compiled[steps]
+        state, metrics = program(*args)
+        self.cost.flops += flops
+        return state, metrics, steps
 
 
 def _must_stop(step: int, every: int) -> bool:

@@ -3,8 +3,7 @@
 Images are f32[b h w c] in [0, 1] with 1 channel (grey) or 3 (RGB) and keep their shape.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,11 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from purify.core.errors import UserError
-from purify.core.limits import Chance, Limited, Natural, number
+from purify.core.limits import Chance, Limited, number
 from purify.core.randomness import stream_number
+from purify.data import changes
 
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-RATIOS = (3 / 4, 4 / 3)  # width to height of a crop
 SIGMAS = (0.1, 2.0)  # of a blur, in pixels
 
 
@@ -69,20 +67,20 @@ class Views(Limited, place='views: '):
 
     def _one(self, image: jax.Array, key: jax.Array) -> jax.Array:
         place, side, chance, light, colour = jax.random.split(key, 5)
-        image = crop_resize(image, *draw_box(place, image.shape[:2], self.crop))
+        image = changes.crop_resize(image, *changes.draw_box(place, image.shape[:2], self.crop))
         if self.rotation:
             most = self.rotation
             angle = jax.random.uniform(_own(key, 'rotation'), minval=-most, maxval=most)
-            image = rotate(image, jnp.deg2rad(angle))
-        image = _sometimes(side, self.flip, mirror, image)
+            image = changes.rotate(image, jnp.deg2rad(angle))
+        image = _sometimes(side, self.flip, changes.mirror, image)
         image = _sometimes(chance, self.jitter, lambda image: self._relight(image, light), image)
         if image.shape[-1] > 1:
-            fade = lambda image: jnp.broadcast_to(to_grey(image), image.shape)
+            fade = lambda image: jnp.broadcast_to(changes.to_grey(image), image.shape)
             image = _sometimes(colour, self.grey, fade, image)
         if self.blur:
             chance, width = jax.random.split(_own(key, 'blur'))
             sigma = jax.random.uniform(width, minval=SIGMAS[0], maxval=SIGMAS[1])
-            image = _sometimes(chance, self.blur, lambda image: soften(image, sigma), image)
+            image = _sometimes(chance, self.blur, lambda image: changes.soften(image, sigma), image)
         if self.noise:
             size, grain = jax.random.split(_own(key, 'noise'))
             deviation = jax.random.uniform(size, maxval=self.noise)
@@ -94,118 +92,10 @@ class Views(Limited, place='views: '):
         bright, contrast, saturation = jax.random.uniform(
             factors_key, (3,), minval=1 - self.strength, maxval=1 + self.strength
         )
-        image = blend(image, jnp.float32(0), bright)
-        image = blend(image, to_grey(image).mean(), contrast)
-        if image.shape[-1] == 1:
-            return image
-        image = blend(image, to_grey(image), saturation)
+        image = changes.contrast(changes.brighten(image, bright), contrast)
         most = self.strength / 4
-        return turn_hue(image, jax.random.uniform(hue_key, minval=-most, maxval=most))
-
-
-@dataclass(frozen=True)
-class Shifts(Limited):
-    """Weak views: images moved by up to `pad_px` pixels each way and mirrored at chance `flip`."""
-
-    pad_px: Natural
-    flip: Chance
-
-    def __call__(self, images: jax.Array, keys: jax.Array) -> jax.Array:
-        """Makes one view of each of the images, each by its own key[b]."""
-        return jax.vmap(self._one)(images, keys)
-
-    def _one(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        place, side = jax.random.split(key)
-        pad = int(self.pad_px)
-        row, column = jax.random.randint(place, (2,), 0, 2 * pad + 1)
-        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-        image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
-        return _sometimes(side, self.flip, mirror, image)
-
-
-def draw_box(
-    key: jax.Array, size: Sequence[int], areas: tuple[float, float]
-) -> tuple[jax.Array, jax.Array]:
-    """Draws the corner and sides, each (down, right) in pixels, of a crop of an image of `size`."""
-    area_key, ratio_key, place_key = jax.random.split(key, 3)
-    whole = jnp.array(size, jnp.float32)
-    area = jax.random.uniform(area_key, minval=areas[0], maxval=areas[1]) * whole.prod()
-    low, high = jnp.log(jnp.array(RATIOS))
-    ratio = jnp.exp(jax.random.uniform(ratio_key, minval=low, maxval=high))
-    sides = jnp.minimum(jnp.sqrt(jnp.stack([area / ratio, area * ratio])), whole)
-    return jax.random.uniform(place_key, (2,)) * (whole - sides), sides
-
-
-def crop_resize(image: jax.Array, corner: jax.Array, sides: jax.Array) -> jax.Array:
-    """Resizes the box at `corner` with `sides` (pixels, may be fractions) to the image's size."""
-    scale = jnp.array(image.shape[:2]) / sides
-    return jax.image.scale_and_translate(
-        image, image.shape, (0, 1), scale, -corner * scale, 'linear', antialias=True
-    )
-
-
-def mirror(image: jax.Array) -> jax.Array:
-    """Mirrors an image f32[h w c] left to right."""
-    return image[:, ::-1]
-
-
-def rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
-    """Turns f32[h w c] about its centre by `angle` (radians, down to right); black comes in."""
-    centre = (jnp.array(image.shape[:2], jnp.float32) - 1) / 2
-    down, right = (x - c for x, c in zip(jnp.indices(image.shape[:2]), centre, strict=True))
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    # where each pixel comes from
-    places = [centre[0] + cos * down + sin * right, centre[1] - sin * down + cos * right]
-    read = functools.partial(
-        jax.scipy.ndimage.map_coordinates, coordinates=places, order=1, mode='constant'
-    )
-    return jax.vmap(read, in_axes=-1, out_axes=-1)(image)
-
-
-def soften(image: jax.Array, sigma: jax.Array) -> jax.Array:
-    """Blurs f32[h w c] with a Gaussian of `sigma` pixels, mirrored at the edges.
-
-    It is cut off beyond a twentieth of the shorter side. Even the smallest image is blurred over
-    its nearest neighbours, where SimCLR's code leaves sides under 20 pixels alone.
-    """
-    radius = max(1, min(image.shape[:2]) // 20)
-    weights = jax.nn.softmax(-jnp.square(jnp.arange(-radius, radius + 1) / sigma) / 2)
-    for axis in (0, 1):
-        size = image.shape[axis]
-        wide = [(radius, radius) if k == axis else (0, 0) for k in range(3)]
-        padded = jnp.pad(image, wide, 'reflect')
-        shifted = [
-            w * jax.lax.slice_in_dim(padded, k, k + size, axis=axis) for k, w in enumerate(weights)
-        ]
-        image = functools.reduce(jnp.add, shifted)
-    return image
-
-
-def to_grey(image: jax.Array) -> jax.Array:
-    """The luminance f32[h w 1] of an image f32[h w c]."""
-    return image if image.shape[-1] == 1 else (image * jnp.array([[GREY]])).sum(-1, keepdims=True)
-
-
-def blend(image: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-    """Mixes `share` of the image with the rest of `other`, cut to [0, 1]; shares may exceed 1."""
-    return jnp.clip(share * image + (1 - share) * other, 0, 1)
-
-
-def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
-    """Moves the hues of f32[h w 3] by `turn` of a full circle; saturation and value stay (HSV)."""
-    red, green, blue = jnp.moveaxis(image, -1, 0)
-    value, low = image.max(-1), image.min(-1)
-    chroma = value - low
-    spread = jnp.where(chroma > 0, chroma, 1)
-    sixths = jnp.where(
-        value == red,
-        (green - blue) / spread,
-        jnp.where(value == green, 2 + (blue - red) / spread, 4 + (red - green) / spread),
-    )
-    # Of channel n: full chroma down from the value where the turned hue lies a third of the circle
-    # or more away from it.
-    away = (jnp.array([[[5.0, 3.0, 1.0]]]) + sixths[..., None] + 6 * turn) % 6
-    return value[..., None] - chroma[..., None] * jnp.clip(jnp.minimum(away, 4 - away), 0, 1)
+        turn = jax.random.uniform(hue_key, minval=-most, maxval=most)
+        return changes.turn_hue(changes.saturate(image, saturation), turn)
 
 
 def _own(key: jax.Array, name: str) -> jax.Array:

@@ -81,7 +81,14 @@ def work_of(data, folder, settings):
     inputs = {'data': data / 'clean'}
     if settings['attack']['name'] == 'low_frequency':
         inputs['surrogate'] = data / 'surrogate'
-    run = {'save_every': 2, 'log_every': 1, 'threads': 1, 'workers': 0}
+    run = {
+        'save_every': 2,
+        'log_every': 1,
+        'threads': 1,
+        'workers': 0,
+        'resident_mb': 1,
+        'steps_together': 0,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     return Work('trigger', folder, inputs, settings, run, (), Cost())
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -96,3 +100,26 @@ def test_the_compilation_cache_is_the_users_unless_set(monkeypatch, tmp_path):
 
 def test_the_real_settings_know_the_cache_folder():
     assert hasattr(jax.config, 'jax_compilation_cache_dir')
+
+
+def started(changes, code):
+    """What a fresh process prints that has begun as a command does."""
+    program = f'from purify.core import devices\ndevices.start()\nimport jax\n{code}'
+    env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    env |= {'JAX_PLATFORMS': 'cpu'} | changes
+    done = subprocess.run(
+        [sys.executable, '-c', program], env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+SIZES = 'print(devices.local_mesh().size, devices.global_mesh().size)'
+
+
+def test_each_core_of_a_cpu_is_a_device_but_for_training():
+    cores = min(len(os.sched_getaffinity(0)), devices.MOST_CORES)
+    assert started({}, SIZES) == f'{cores} 1'
+
+
+def test_a_number_of_devices_that_is_given_stays():
+    assert started({'JAX_NUM_CPU_DEVICES': '3'}, SIZES) == '3 3'

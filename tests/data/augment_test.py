@@ -1,13 +1,16 @@
 import colorsys
 import dataclasses
+import functools
 
-import grain
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from purify.core.errors import UserError
+from purify.core.randomness import id_keys
 from purify.data.augment import (
     AUGMENTATIONS,
     Affine,
@@ -16,6 +19,8 @@ from purify.data.augment import (
     PadCrop,
     ResizedCrop,
     Rotation,
+    augment,
+    change_all,
 )
 
 STRONG = (ColourJitter(0.4, 0.4, 0.4, 0.1), Rotation(20), Affine(0.1, (0.9, 1.1)), Flip(0.5))
@@ -28,8 +33,15 @@ def picture(channels=3, height=10, width=8, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
 
 
+@functools.cache
+def program(augmentation):
+    return jax.jit(lambda images, keys: augment([augmentation], images, keys))
+
+
 def apply(augmentation, image, seed=0):
-    return augmentation.random_map({'image': image}, np.random.default_rng(seed))['image']
+    """One image under one key; what a batch makes of it does not depend on the others."""
+    keys = jax.vmap(jax.random.key)(jnp.array([seed], jnp.uint32))
+    return np.asarray(program(augmentation)(image[None], keys)[0])
 
 
 def smooth(channels, size=40):
@@ -64,14 +76,6 @@ def test_a_draw_is_a_function_of_the_generator(augmentation, channels):
         assert result.dtype == np.uint8
         np.testing.assert_array_equal(apply(augmentation, image, seed), result)
     assert any(not np.array_equal(first[0], other) for other in first[1:])
-
-
-def test_other_keys_pass_untouched():
-    record = {'id': 4, 'label': 2, 'image': picture()}
-    for augmentation in STRONG:
-        changed = augmentation.random_map(record, np.random.default_rng(0))
-        assert (changed['id'], changed['label'], set(changed)) == (4, 2, set(record))
-    np.testing.assert_array_equal(record['image'], picture())
 
 
 def test_flip_mirrors_at_its_probability():
@@ -209,19 +213,24 @@ def test_affine_scales_about_the_centre():
     assert 1.12 < max(factors) < 1.23
 
 
-def test_grain_runs_them_the_same_way_twice():
-    def run():
-        records = (
-            grain.MapDataset.range(6).map(lambda id: {'id': id, 'image': picture(seed=id)}).seed(5)
-        )
-        for augmentation in STRONG:
-            records = records.random_map(augmentation)
-        return [records[place] for place in range(6)]
+def test_an_image_is_changed_alike_in_any_batch():
+    images = np.stack([picture(seed=id) for id in range(6)])
+    keys = id_keys(jax.random.key(5), jnp.arange(6))
+    whole = augment(STRONG, images, keys)
+    for place in (0, 3, 5):
+        alone = augment(STRONG, images[place : place + 1], keys[place : place + 1])
+        np.testing.assert_array_equal(alone[0], whole[place])
+        assert not np.array_equal(alone[0], images[place])
 
-    for first, second in zip(run(), run(), strict=True):
-        assert first['id'] == second['id']
-        np.testing.assert_array_equal(first['image'], second['image'])
-        assert not np.array_equal(first['image'], picture(seed=first['id']))
+
+def test_each_augmentation_draws_its_own():
+    image = np.zeros((40, 9, 9, 1), np.uint8)
+    image[:, 4, 4] = 255
+    keys = id_keys(jax.random.key(1), jnp.arange(40))
+    places = [np.argwhere(x)[0, :2] for x in np.asarray(augment([PadCrop(2)] * 2, image, keys))]
+    reach = np.abs(np.array(places) - 4).max(0)
+    assert (reach > 2).all()  # one shift twice would be even, and two cannot exceed 4
+    assert (np.array(places) % 2).any()
 
 
 @pytest.mark.parametrize(
@@ -248,7 +257,7 @@ def test_wrong_settings_are_refused(name, wrong, told):
 
 def test_wrong_images_are_refused():
     for image in (picture()[..., 0], picture(4), picture().astype(np.float32)):
-        with pytest.raises(UserError, match='cannot augment an image of shape'):
+        with pytest.raises(UserError, match='cannot augment images of shape'):
             apply(Flip(), image)
     with pytest.raises(UserError, match='below 8'):
         apply(PadCrop(8, 'reflect'), picture())
@@ -290,3 +299,16 @@ def test_resized_crops_are_boxes_of_the_share_they_say(scale):
 def test_resized_crops_refuse_what_is_no_range(scale):
     with pytest.raises(UserError, match='scale'):
         ResizedCrop(scale)
+
+
+def test_padding_and_flipping_give_every_window_both_ways_round():
+    image = np.random.default_rng(0).random((5, 6, 2)).astype(np.float32) + 0.1
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+    windows = [padded[r : r + 5, c : c + 6] for r in range(5) for c in range(5)]
+    expected = np.stack([window[:, ::way] for window in windows for way in (1, -1)])
+    changes = jax.jit(functools.partial(change_all, (PadCrop(2), Flip(0.5))))
+    keys = id_keys(jax.random.key(0), jnp.arange(800))
+    seen = np.asarray(changes(jnp.broadcast_to(image, (800, *image.shape)), keys))
+    which = [np.flatnonzero((expected == view).all((1, 2, 3))) for view in seen]
+    assert all(len(found) == 1 for found in which)
+    assert set(np.concatenate(which)) == set(range(50))

@@ -4,7 +4,8 @@ import pytest
 from purify.core.errors import UserError
 from purify.data import builders, loader
 from purify.data.edits import Edited
-from purify.data.loader import Place, Split, training_batches
+from purify.data.loader import Split
+from purify.data.training_set import Place, TrainingSet
 
 COUNT = 12
 IDS = 100 - 7 * np.arange(COUNT)
@@ -82,8 +83,8 @@ def test_it_is_a_split_to_all_readers(splits):
     with pytest.raises(KeyError):
         edited.position_of(IDS[[2]])
     np.testing.assert_array_equal(edited.images([1, 0]), [picture(1, 7), picture(0)])
-    stream = training_batches(edited, batch=5, seed=0, start_step=0, place=Place(0, 1), threads=1)
-    epoch = next(stream)
+    order = {'batch': 5, 'seed': 0, 'start_step': 0, 'place': Place(0, 1)}
+    epoch = next(TrainingSet(edited).batches(**order))
     found = sorted(zip(epoch['id'].tolist(), epoch['label'].tolist(), strict=True))
     assert found == sorted(zip(edited.ids.tolist(), edited.labels.tolist(), strict=True))
 

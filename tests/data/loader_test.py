@@ -1,14 +1,11 @@
-import itertools
-
 import numpy as np
 import pytest
 
 from purify.core.errors import UserError
 from purify.data import builders, loader
-from purify.data.augment import PadCrop
-from purify.data.loader import Place, Split, ordered_batches, training_batches
+from purify.data.loader import Split, ordered_batches
 
-COUNT, BATCH, STEPS = 30, 8, 9  # 72 images: over the ends of two epochs
+COUNT = 30
 IDS = 1000 - 7 * np.arange(COUNT)
 
 
@@ -34,29 +31,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def split(folder):
     return Split(folder, 'train')
-
-
-def batches(split, *, start=0, steps=STEPS, place=(0, 1), seed=3, **options):
-    transforms = options.pop('transforms', [PadCrop(pad_px=2)])
-    stream = training_batches(
-        split,
-        batch=BATCH,
-        seed=seed,
-        start_step=start,
-        place=Place(*place),
-        transforms=transforms,
-        threads=2,
-        **options,
-    )
-    return list(itertools.islice(stream, steps))
-
-
-def assert_equal(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert set(one) == set(other)
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
 
 
 class TestSplit:
@@ -105,67 +79,6 @@ class TestSplit:
     def test_an_empty_split(self, tmp_path):
         with pytest.raises(UserError, match="the split 'train' is empty"):
             Split(write(tmp_path, []), 'train')
-
-
-class TestTrainingBatches:
-    def test_batches_hold_records_of_the_split(self, split):
-        for batch in batches(split, transforms=[]):
-            assert batch['image'].shape == (BATCH, 6, 6, 1)
-            for image, label, identity in zip(
-                batch['image'], batch['label'], batch['id'], strict=True
-            ):
-                position = int(np.flatnonzero(identity == IDS)[0])
-                np.testing.assert_array_equal(image, picture(position))
-                assert label == position % 3
-
-    def test_every_epoch_is_another_order_of_all_images(self, split):
-        ids = np.concatenate([batch['id'] for batch in batches(split, steps=15)])
-        epochs = ids[: 4 * COUNT].reshape(4, COUNT)
-        for epoch in epochs:
-            assert sorted(epoch) == sorted(IDS)
-        assert len({tuple(epoch) for epoch in epochs}) == 4
-
-    def test_another_seed_is_another_order(self, split):
-        assert list(batches(split, seed=3)[0]['id']) != list(batches(split, seed=4)[0]['id'])
-
-    def test_every_draw_of_an_image_is_augmented_anew(self, split):
-        drawn = {}
-        for batch in batches(split, steps=15):
-            for identity, image in zip(batch['id'].tolist(), batch['image'], strict=True):
-                drawn.setdefault(identity, set()).add(image.tobytes())
-        assert np.mean([len(images) for images in drawn.values()]) > 2
-
-    @pytest.mark.parametrize('hosts', [2, 4])
-    def test_hosts_share_the_same_global_batches(self, split, hosts):
-        alone = batches(split)
-        shares = [batches(split, place=(host, hosts)) for host in range(hosts)]
-        assert {len(share[0]['id']) for share in shares} == {BATCH // hosts}
-        together = [
-            # as `put_batch` lays them side by side
-            {name: np.concatenate([part[name] for part in step]) for name in step[0]}
-            for step in zip(*shares, strict=True)
-        ]
-        assert_equal(together, alone)
-
-    @pytest.mark.parametrize('start', [1, 4, 7])
-    def test_a_restart_goes_on_with_the_very_same_batches(self, split, start):
-        assert_equal(batches(split, start=start, steps=STEPS - start), batches(split)[start:])
-
-    def test_a_worker_process_changes_nothing(self, split):
-        assert_equal(batches(split, steps=3, start=2, workers=1), batches(split, steps=3, start=2))
-
-    def test_threads_and_the_cache_change_nothing(self, split, folder, monkeypatch):
-        monkeypatch.setattr(loader, 'CACHE_BYTES', 0)
-        assert_equal(batches(Split(folder, 'train')), batches(split))
-
-    def test_a_batch_that_does_not_split_over_the_hosts(self, split):
-        said = r'batch=8 must be a multiple of the 3 hosts'
-        with pytest.raises(UserError, match=said):
-            batches(split, place=(0, 3))
-
-    def test_a_seed_that_is_none(self, split):
-        with pytest.raises(UserError, match='seed -1: choose a whole'):
-            batches(split, seed=-1)
 
 
 class TestOrderedBatches:

@@ -45,7 +45,14 @@ TRAINING = {
 SAMPLING = Generate(
     {'name': 'ddim', 'eta': 0.0}, steps=2, guidance=2.0, dtype='float32', stream='made'
 )
-RUN = {'save_every': 100, 'log_every': 1, 'threads': 1, 'workers': 0}
+RUN = {
+    'save_every': 100,
+    'log_every': 1,
+    'threads': 1,
+    'workers': 0,
+    'resident_mb': 1,
+    'steps_together': 0,
+}
 
 
 @pytest.fixture(scope='module')

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ from support.meshes import mesh_of
 from purify.core import preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.writers import read_rows
+from purify.train import loop
 from purify.train.cost import Cost, summarize
+from purify.train.feed import Feed
 from purify.train.loop import Plan, fit, make_step
 from purify.train.objectives.tasks import Classify
 from purify.train.state import abstract_network, make_state
@@ -62,7 +66,7 @@ def train(folder, *, steps=12, count=8, ema=0.0, source=batches, **changes):
         Classify(graph, ema_decay=ema),
         optimizer,
         state,
-        source,
+        source if isinstance(source, Feed) else Feed(source),
         plan(folder, steps, **changes),
         mesh_of(count),
         Cost(),
@@ -112,7 +116,7 @@ def test_a_run_in_parts_is_one_run_where_the_optimiser_remembers_nothing(tmp_pat
             build, optimizer, seed=1, keep_ema=False, mesh=mesh_of(1), init=init, step=first
         )
         own = plan(tmp_path / name, last, first=first, of=7, log_every=1)
-        return fit(Told(graph), optimizer, state, batches, own, mesh_of(1), Cost()).weights()
+        return fit(Told(graph), optimizer, state, Feed(batches), own, mesh_of(1), Cost()).weights()
 
     whole = part('whole', 0, 7)
     cut = part('second', 3, 7, part('first', 0, 3))
@@ -194,7 +198,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_steps_and_keeps_the_last_check
     state = make_state(build, optimizer, seed=1, keep_ema=False, mesh=mesh_of())
     with pytest.raises(UserError, match=r'between steps 4 and 8'):
         fit(
-            Breaks(graph), optimizer, state, source, plan(tmp_path, save_every=4), mesh_of(), Cost()
+            Breaks(graph),
+            optimizer,
+            state,
+            Feed(source),
+            plan(tmp_path, save_every=4),
+            mesh_of(),
+            Cost(),
         )
     assert (tmp_path / 'checkpoints' / 'step_4').exists()
     assert not (tmp_path / 'checkpoints' / 'step_8').exists()
@@ -223,3 +233,45 @@ def test_seed_makes_the_network():
     assert all((x == y).all() for x, y in zip(leaves(a.params), leaves(b.params), strict=True))
     assert any((x != y).any() for x, y in zip(leaves(a.params), leaves(c.params), strict=True))
     assert isinstance(nnx.merge(abstract_network(build)[0], a.params, a.stats), Tiny)
+
+
+HELD = {'position': {'image': IMAGES, 'label': (IMAGES[:, 0, 0, 0] // 86).astype(np.int32)}}
+
+
+def numbers(start):
+    for step in itertools.count(start):
+        yield {'position': np.array([(step * 16 + k) % 512 for k in range(16)], np.int32)}
+
+
+@pytest.mark.parametrize(('together', 'lengths'), [(1, [1]), (4, [4, 1]), (16, [4, 1])])
+def test_rows_on_the_devices_and_several_steps_in_one_program_change_nothing(
+    tmp_path, together, lengths, monkeypatch
+):
+    made, compile_step = [], loop.compile_step
+
+    def noted(update, mesh, *args):
+        made.append(args[-1].get('position', np.zeros(16)).size // 16)
+        return compile_step(update, mesh, *args)
+
+    monkeypatch.setattr(loop, 'compile_step', noted)
+    plain = train(tmp_path / 'rows', steps=9, save_every=4)
+    made.clear()
+    feed = Feed(numbers, HELD)
+    found = train(tmp_path / 'held', steps=9, save_every=4, source=feed, together=together)
+    assert made == lengths
+    for ours, theirs in zip(leaves(found), leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    curves = [
+        [row['step'] for row in read_rows(tmp_path / name / 'metrics.jsonl')]
+        for name in ('rows', 'held')
+    ]
+    assert curves[0] == curves[1] == [4, 8, 9]
+
+
+def test_a_run_that_stopped_between_whole_programs_goes_on(tmp_path):
+    feed = Feed(numbers, HELD)
+    whole = train(tmp_path / 'whole', steps=12, save_every=4, source=feed, together=4)
+    train(tmp_path / 'parts', steps=6, save_every=4, source=feed, together=4, of=12)
+    parts = train(tmp_path / 'parts', steps=12, save_every=4, source=feed, together=4)
+    for ours, theirs in zip(leaves(parts), leaves(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

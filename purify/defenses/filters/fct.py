@@ -14,13 +14,13 @@ from purify.core.errors import UserError
 from purify.core.limits import Count, Limited, ShareOrZero, number
 from purify.core.randomness import id_keys, stream_key
 from purify.core.types import Settings, Tree
+from purify.data.changes import rotate
 from purify.defenses.method import Context, Measure, Models, Step
 from purify.defenses.needs import Presets
 from purify.defenses.steps import train_part
 from purify.train.inference import Rows, Rule
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.objectives.tasks import unit_images
-from purify.train.views import rotate
 
 EARLY, SPREAD = 'fct_early', 'fct_spread'
 

@@ -13,10 +13,10 @@ from purify.core.errors import UserError
 from purify.core.limits import Chance, Limited, Natural, NotNegative, Positive
 from purify.core.randomness import id_keys
 from purify.core.types import Tree
+from purify.data.augment import Flip, PadCrop, change_all
 from purify.train.objectives.losses import check_symmetric, symmetric_cross_entropies
 from purify.train.objectives.tasks import Batch, Key, Result, Task, cross_entropy, hits, unit_images
 from purify.train.state import split_network
-from purify.train.views import Shifts
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class MixMatch(Limited, Task, place='mixmatch: '):
     i32[b] (`purify.data.with_unlabelled`), and 'progress' f32[], the share of the run that is done.
 
     Attributes:
-      pad_px: of the views: how far they are moved, in pixels (`Shifts`).
+      pad_px: of the views: how far they are moved, in pixels (`PadCrop`).
       flip: of the views: chance of being mirrored.
       temperature: of the sharpening; below 1 sharpens.
       alpha: of Beta(alpha, alpha), which the shares of the mixture are drawn from, one for each
@@ -168,6 +168,9 @@ class MixMatch(Limited, Task, place='mixmatch: '):
         labelled, other = unit_images(batch), unit_images({'image': batch['unlabelled']})
         unlabelled = other, batch['unlabelled_id']
         wanted = (labelled, batch['id']), unlabelled, unlabelled
-        keys, views = jax.random.split(key, 3), Shifts(self.pad_px, self.flip)
-        made = [views(x, id_keys(k, ids)) for k, (x, ids) in zip(keys, wanted, strict=True)]
+        keys, changes = jax.random.split(key, 3), (PadCrop(self.pad_px), Flip(self.flip))
+        made = [
+            change_all(changes, x, id_keys(k, ids))
+            for k, (x, ids) in zip(keys, wanted, strict=True)
+        ]
         return jnp.stack(made, 1)

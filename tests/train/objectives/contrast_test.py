@@ -10,13 +10,13 @@ from support.meshes import mesh_of
 
 from purify.core import devices
 from purify.core.errors import UserError
+from purify.data.augment import Flip, PadCrop, change_all
 from purify.train.loop import make_step
 from purify.train.objectives.contrast import Contrast, Projected, nt_xent
 from purify.train.state import abstract_network, make_state
-from purify.train.views import Shifts
 
 RNG = np.random.default_rng(0)
-VIEWS = Shifts(1, 0.5)
+VIEWS = functools.partial(change_all, (PadCrop(1), Flip(0.5)))
 ROWS = {
     'image': RNG.integers(0, 256, (16, 6, 6, 1), np.uint8),
     'label': np.arange(16, dtype=np.int32) % 3,
