@@ -48,6 +48,9 @@ def convolve(
         padding = jax.lax.padtype_to_pads(*sizes, strides, padding)
     (top, bottom), (left, right) = padding
     pads = (int(top), int(bottom)), (int(left), int(right))
+    if min(images.shape[1:3]) < max(kernel.shape[:2]):
+        # XLA would slide the images over the kernel, by a plain loop on a CPU.
+        images, pads = _pad(images, rows=pads[0], columns=pads[1]), ((0, 0), (0, 0))
     given = tuple((name, value) for name, value in options.items() if value is not None)
     down, right = strides
     return _convolve(images, kernel, (down, right), pads, given)
@@ -219,15 +222,17 @@ def _pad(x: jax.Array, *, rows: Pair = (0, 0), columns: Pair = (0, 0)) -> jax.Ar
 
 
 def _pieces(images: jax.Array) -> int:
-    """In how many pieces a batch is worked on: equal ones that fit `PIECE_BYTES`, if it splits.
+    """In how many equal pieces a batch is worked on: two or more that fit `PIECE_BYTES`, if any.
 
-    Where rows are spread over devices, so are those of a piece.
+    Two even where one would fit: what a loop reads is made once, where XLA's fusion would make the
+    images anew for each of their shifted views. Where rows are spread over devices, so are those
+    of a piece.
     """
     spread = 1 if jax.sharding.get_abstract_mesh().manual_axes else jax.device_count()
     count, most = len(images), spread * PIECE_BYTES
-    fits = [rows for rows in range(1, count + 1) if count % rows == 0 and rows % spread == 0]
+    fits = [rows for rows in range(1, count) if count % rows == 0 and rows % spread == 0]
     small = [rows for rows in fits if rows * math.prod(images.shape[1:]) * 4 <= most]
-    return count // max(small) if small else count // min(fits, default=count)
+    return count // max(small or fits[:1] or [count])
 
 
 def _split(x: jax.Array, pieces: int) -> jax.Array:
