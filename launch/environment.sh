@@ -3,8 +3,6 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" # purify is found from any folder, installed or not
-# Large arrays in large pages: on a CPU a training step takes its scratch from the system anew each time.
-export GLIBC_TUNABLES="glibc.malloc.hugetlb=1${GLIBC_TUNABLES:+:$GLIBC_TUNABLES}"
 
 say() { printf '%s\n' "$*" >&2; }
 

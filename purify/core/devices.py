@@ -1,5 +1,6 @@
 """Devices and hosts: the meshes over them, and how arrays get onto them."""
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -32,6 +33,7 @@ PEAK_FLOPS = {
 
 
 MOST_CORES = 8  # that are devices; the threads of each use the rest
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt, from glibc's malloc.h
 
 _own_cores = False  # whether this program itself made a device of each core
 
@@ -70,19 +72,38 @@ def start(
 
 
 def use_cores() -> None:
-    """Makes a device of each core of a CPU, as far as there are `MOST_CORES`.
+    """Makes a device of each core of a CPU, as far as there are `MOST_CORES`; keeps their memory.
 
     Purification and measuring then run on all of them, each on images of its own; training stays
     on one device, whose threads share the batch. Must run before anything touches a device; does
     nothing where their number is set already (JAX_NUM_CPU_DEVICES, XLA_FLAGS).
     """
     global _own_cores
+    _keep_memory()
     given = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
     if given or 'JAX_NUM_CPU_DEVICES' in os.environ:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     jax.config.update('jax_num_cpu_devices', min(cores or 1, MOST_CORES))
     _own_cores = True
+
+
+def _keep_memory() -> None:
+    """Lets this process keep the memory that programs give back, where its libc is glibc.
+
+    A training step on a CPU takes its scratch, hundreds of megabytes, from the system anew each
+    time, and touches it page by page: a fifth of its time. So programs run in the thread that
+    calls them, whose heap is the one that may grow, and large arrays come from that heap, which
+    never shrinks. (Of all threads' heaps the others are small; one heap for all would make the
+    compiler's threads wait for each other.)
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1)):
+        mallopt(option, value)
 
 
 def _may_be_accelerated() -> bool:

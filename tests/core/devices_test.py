@@ -1,4 +1,6 @@
+import ctypes
 import os
+import resource
 import subprocess
 import sys
 
@@ -123,3 +125,21 @@ def test_each_core_of_a_cpu_is_a_device_but_for_training():
 
 def test_a_number_of_devices_that_is_given_stays():
     assert started({'JAX_NUM_CPU_DEVICES': '3'}, SIZES) == '3 3'
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallopt'), reason='glibc alone keeps memory')
+def test_memory_of_programs_is_kept():
+    code = """
+import resource
+import jax.numpy as jnp
+wide = lambda x: jnp.flip(jnp.tanh(x).T @ jnp.ones((2**12, 8)) @ jnp.ones((8, 2**12)))
+run = jax.jit(lambda x: wide(x).T.sum(0))  # 128 MiB of scratch
+x, faults = jnp.eye(2**12), []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults[2:]))
+"""
+    pages = 2**26 // resource.getpagesize()  # of one matrix
+    assert int(started({}, code)) < pages // 4
