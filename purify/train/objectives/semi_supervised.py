@@ -109,7 +109,7 @@ class MixMatch(Limited, Task, place='mixmatch: '):
     are then forgotten; no gradient flows into them.
 
     A batch has, beside 'image', 'label' and 'id', 'unlabelled' u8[b h w c] and 'unlabelled_id'
-    i32[b] (`purify.data.with_unlabelled`), and 'progress' f32[], the share of the run that is done.
+    i32[b] (`purify.data.training_set`), and 'progress' f32[], the share of the run that is done.
 
     Attributes:
       pad_px: of the views: how far they are moved, in pixels (`PadCrop`).
