@@ -209,5 +209,6 @@ def command(call: Call) -> int:
         config = load_config(call.args.config or 'bench', call.overrides)
     except ValueError as error:
         raise UserError(str(error)) from error
+    devices.start()
     bench(config, call.args.workdir)
     return 0

@@ -22,7 +22,9 @@ AT_LEAST: dict[str, int] = dict.fromkeys(
     ('batch', 'accumulate', 'shard_size', 'inference_batch'), 1
 )
 AT_LEAST |= dict.fromkeys(('batch_per_device', 'save_every', 'log_every', 'threads'), 1)
-AT_LEAST |= dict.fromkeys(('workers', 'report_images', 'vae_slice'), 0)
+AT_LEAST |= dict.fromkeys(
+    ('workers', 'report_images', 'vae_slice', 'resident_mb', 'steps_together'), 0
+)
 _DTYPES = ('bfloat16', 'float16', 'float32')
 _PACKAGE = Path(__file__).parents[1]
 # Where the configs that come with the package lie: installed, or in a clone.

@@ -19,8 +19,8 @@ class Run:
       log_every: updates from one line of numbers to the next.
       resident_mb: MiB of decoded images up to which a training keeps all of them on every device;
         larger sets are read as they are needed. 0: never.
-      steps_together: updates that one program makes, where the images are on the device; 0: 16, and
-        1 on CPUs. It has to divide `save_every` and `log_every`; the most that does is taken.
+      steps_together: updates at most that one program makes, where the images are on the device;
+        the largest number up to it that divides `save_every` and `log_every`. 0: 16, and 1 on CPUs.
       threads: that read images, in a process.
       workers: processes that read images; 0 for none but this one.
       writers: who else gets the numbers, such as 'tensorboard'.

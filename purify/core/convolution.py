@@ -1,7 +1,7 @@
 """Convolutions of images that are fast on CPUs too, forwards and backwards.
 
 On a CPU, XLA computes a 3x3 convolution by nine products for each pixel and channel, and the
-gradient of its kernel by transposing the whole batch (inside a loop, a hundred times slower still).
+gradient of its kernel by transposing the whole batch (inside a loop, by a plain loop of its own).
 Programs for a CPU take two other ways here, both on a few images at a time, which stay in a core's
 cache: Winograd's F(2, 3) on pairs of rows, with six products instead of nine (Lavin & Gray 2016,
 arXiv:1509.09308, section 4.1), and gradients of kernels as matrix products of shifted views. What a
@@ -19,7 +19,8 @@ import numpy as np
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 PIECE_BYTES = 2**20  # of the images that are worked on at a time
-# Of channels in times channels out; with fewer, transforming rows costs more than it saves.
+# Of channels in times channels out; with fewer, transforming rows costs more than it saves
+# (docs/results/speed).
 LEAST_CHANNELS = 48 * 48
 # G of F(2, 3): three taps of a column of the kernel, as four.
 TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)

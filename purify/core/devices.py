@@ -45,8 +45,9 @@ def start(
 
     With `coordinator` ('address:port'), `hosts` and `host_id` are explicit; with
     `coordinator='auto'` jax finds the cluster itself (Slurm, TPU pods, Kubernetes, Open MPI).
-    Without, this process is alone, and on a host without accelerators each core is a device
-    (`use_cores`).
+    Without, this process is alone, and on a host without accelerators (jax is told to use CPUs, or
+    has no plugin for anything else) each core is a device (`use_cores`), and programs' memory is
+    kept.
 
     Raises `UserError` for numbers that do not fit together.
     """
@@ -68,18 +69,18 @@ def start(
     elif coordinator:
         jax.distributed.initialize(coordinator, hosts, host_id)
     elif not _may_be_accelerated():
+        _keep_memory()
         use_cores()
 
 
 def use_cores() -> None:
-    """Makes a device of each core of a CPU, as far as there are `MOST_CORES`; keeps their memory.
+    """Makes a device of each core of a CPU, as far as there are `MOST_CORES`.
 
     Purification and measuring then run on all of them, each on images of its own; training stays
     on one device, whose threads share the batch. Must run before anything touches a device; does
     nothing where their number is set already (JAX_NUM_CPU_DEVICES, XLA_FLAGS).
     """
     global _own_cores
-    _keep_memory()
     given = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
     if given or 'JAX_NUM_CPU_DEVICES' in os.environ:
         return
@@ -92,7 +93,7 @@ def _keep_memory() -> None:
     """Lets this process keep the memory that programs give back, where its libc is glibc.
 
     A training step on a CPU takes its scratch, hundreds of megabytes, from the system anew each
-    time, and touches it page by page: a fifth of its time. So programs run in the thread that
+    time, and touches it page by page. So programs run in the thread that
     calls them, whose heap is the one that may grow, and large arrays come from that heap, which
     never shrinks. (Of all threads' heaps the others are small; one heap for all would make the
     compiler's threads wait for each other.)

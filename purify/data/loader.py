@@ -14,8 +14,10 @@ Record = dict[str, Any]
 FETCHERS = 4  # threads that fetch records in order
 CACHE_BYTES = 2**30  # of decoded images that this process keeps, of all splits together
 
-# folder, split and when it was written -> its images u8[n h w c], the oldest first
-_decoded: dict[tuple[Path, str, int], np.ndarray] = {}
+Row = tuple[int, int, int]  # id, label, variation
+
+# folder, split and when it was written -> its images u8[n h w c] and rows, the oldest first
+_decoded: dict[tuple[Path, str, int], tuple[np.ndarray, list[Row]]] = {}
 
 
 class Split:
@@ -29,11 +31,12 @@ class Split:
     def __init__(self, folder: Path, split: str, *, keep: np.ndarray | None = None):
         self.folder, self.shape = Path(folder), builders.image_shape(folder)
         self.class_names = builders.class_names(folder)
-        records, scan = (builders.open_split(folder, split, decode=how) for how in (True, False))
-        rows = [(row['id'], row['label'], row.get('variation', 0)) for row in scan]
-        self.source: Any = records
-        if (images := _decode(Path(folder), split, records, self.shape)) is not None:
-            self.source = _Decoded(images, rows, varied='variation' in scan[0])
+        self.source: Any = builders.open_split(folder, split)
+        if len(self.source) * int(np.prod(self.shape)) <= CACHE_BYTES:
+            images, rows = _decode(Path(folder), split, self.source, self.shape)
+            self.source = _Decoded(images, rows, varied='variation' in self.source[0])
+        else:  # everything but the picture, which is what costs
+            rows = [_row(record) for record in builders.open_split(folder, split, decode=False)]
         ids, labels, variations = zip(*rows, strict=True)
         self.ids, self.labels = np.array(ids, np.int64), np.array(labels, np.int32)
         self.variations = np.array(variations, np.int32)
@@ -53,6 +56,11 @@ class Split:
     def images(self, positions: Sequence[int]) -> np.ndarray:
         """The images u8[n h w c] at n positions."""
         return np.stack([self[i]['image'] for i in positions])
+
+    def all_images(self) -> np.ndarray:
+        """All images u8[n h w c]; those that are in memory are not copied."""
+        held = isinstance(self.source, _Decoded)
+        return self.source.images if held else self.images(range(len(self)))
 
     def position_of(self, ids: np.ndarray) -> np.ndarray:
         """Positions of the given ids, which must be unique; KeyError where one is missing."""
@@ -77,7 +85,7 @@ class _Subset:
 class _Decoded:
     """Records whose images are in memory."""
 
-    def __init__(self, images: np.ndarray, rows: Sequence[tuple[int, ...]], *, varied: bool):
+    def __init__(self, images: np.ndarray, rows: Sequence[Row], *, varied: bool):
         self.images, self.rows = images, rows
         self.names = ('id', 'label', 'variation')[: 2 + varied]
 
@@ -88,28 +96,32 @@ class _Decoded:
         return dict(zip(self.names, self.rows[index], strict=False)) | {'image': self.images[index]}
 
 
+def _row(record: Record) -> Row:
+    return int(record['id']), int(record['label']), int(record.get('variation', 0))
+
+
 def _decode(
     folder: Path, split: str, records: Any, shape: tuple[int, int, int]
-) -> np.ndarray | None:
-    """All images u8[n h w c] of a split, decoded now or kept from before; None if too large."""
-    size = len(records) * int(np.prod(shape))
-    if size > CACHE_BYTES:
-        return None
+) -> tuple[np.ndarray, list[Row]]:
+    """All images u8[n h w c] and rows of a split, read now or kept from before."""
     written = (folder / 'dataset_info.json').stat().st_mtime_ns
     key = (folder.resolve(), split, written)
     if key not in _decoded:
-        while _decoded and size + sum(images.nbytes for images in _decoded.values()) > CACHE_BYTES:
-            del _decoded[next(iter(_decoded))]
         images = np.empty((len(records), *shape), np.uint8)
 
-        def decode(index: int) -> None:
-            images[index] = records[index]['image']
+        def decode(index: int) -> Row:
+            record = records[index]
+            images[index] = record['image']
+            return _row(record)
 
         # Pillow lets go of the interpreter lock while it inflates.
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            list(pool.map(decode, range(len(records)), chunksize=64))
+            rows = list(pool.map(decode, range(len(records)), chunksize=64))
         images.flags.writeable = False
-        _decoded[key] = images
+        kept = lambda: sum(other.nbytes for other, _ in _decoded.values())
+        while _decoded and images.nbytes + kept() > CACHE_BYTES:
+            del _decoded[next(iter(_decoded))]
+        _decoded[key] = images, rows
     return _decoded[key]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import grain
@@ -55,13 +54,17 @@ class TrainingSet:
         if self.others is not None and not len(self.others):
             raise UserError('mixmatch: every label is believed; lower the share of credible ones.')
 
-    def fits(self, most: int) -> bool:
-        """Whether all images, decoded, take `most` bytes or fewer, and none changes by poison."""
+    @property
+    def bytes(self) -> int:
+        """What all images take, decoded."""
         count = len(self.split) + len(self.others or ())
-        changes = self.poison is not None or self.poison_last is not None
-        return count * int(np.prod(self.split.shape)) <= most and not changes
+        return count * int(np.prod(self.split.shape))
 
-    @cached_property
+    @property
+    def changes(self) -> bool:
+        """Whether poison changes images as they are loaded."""
+        return self.poison is not None or self.poison_last is not None
+
     def held(self) -> Held:
         """All rows as columns, to be found by the numbers that `batches` draws."""
         columns = _columns(self.split) | {'label': self.split.labels}
@@ -134,4 +137,4 @@ class _DrawOther:
 
 
 def _columns(split: Split) -> dict[str, np.ndarray]:
-    return {'image': split.images(range(len(split))), 'id': split.ids}
+    return {'image': split.all_images(), 'id': split.ids}

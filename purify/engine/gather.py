@@ -10,7 +10,7 @@ from purify.core.progress import Bar
 from purify.data.loader import Record
 from purify.engine.stage import Work
 from purify.engine.tables import Columns, read_columns, write_columns
-from purify.train.inference import Rule, map_images
+from purify.train.inference import Rule, even_batch, map_images
 
 
 def look_in_turn(
@@ -40,7 +40,7 @@ def look_in_turn(
     hosts, mesh = jax.process_count(), devices.local_mesh()
     mine = [int(position) for position in positions[jax.process_index() :: hosts]]
     placed = devices.put_copy(weights, mesh)
-    batch = batch or work.run['inference_batch']
+    batch = even_batch(len(mine), batch or work.run['inference_batch'])
     for at, found in map_images(rule, placed, fetch, mine, batch=batch, mesh=mesh, cost=work.cost):
         yield found
         bar.advance(len(at) * hosts)

@@ -5,6 +5,7 @@ may depend on the row alone, so neither batches nor devices, hosts or restarts c
 """
 
 import concurrent.futures
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from purify.data.builders import DatasetWriter, cut
 from purify.data.loader import Record
 from purify.engine.stage import Work
 from purify.engine.tables import Columns, part_path, write_columns
-from purify.train.inference import Rule, map_images
+from purify.train.inference import Rule, even_batch, map_images
 
 WRITES = 4  # shards that may wait for being written
 Make = Callable[[range], Iterable[Record]]  # a range of rows -> their records, in order
@@ -117,6 +118,7 @@ def map_rows(
     total = sum(map(len, sink.ranges))
     mesh = devices.local_mesh()
     batch = work.run['batch_per_device'] * mesh.size
+    batch = even_batch(math.ceil(total / jax.process_count()), batch)
     with Bar(work.name, total, shown=devices.is_lead()) as bar, _Collector(sink) as collector:
         bar.skip(total - len(rows) * jax.process_count())
         placed = devices.put_copy(constants, mesh) if rows else None

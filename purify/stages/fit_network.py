@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from purify.core import devices
 from purify.core.randomness import stream_rng
@@ -55,23 +56,30 @@ def fit_network(
     span = {'first': first, 'steps': last, 'of': steps}
     own = {'seed': seeds['model'], 'writers': work.writers}
     plan = Plan(work.name, work.folder, **sizes, **every, **span, **own)
-    return fit(task, optimizer, state, make_feed(work, data), plan, mesh, work.cost)
+    return fit(task, optimizer, state, make_feed(work, data, mesh), plan, mesh, work.cost)
 
 
-def make_feed(work: Work, data: TrainingSet) -> Feed:
-    """Makes the feed of a training: resident where `data` fits in the run's `resident_mb`.
+def make_feed(work: Work, data: TrainingSet, mesh: Mesh) -> Feed:
+    """Makes the feed of a training: its images live on `mesh` if they fit in `resident_mb`.
 
     Settings: batch, augment, seeds.
     """
     settings, run = work.settings, work.run
-    resident = data.fits(run['resident_mb'] * 2**20)
+    fits = data.bytes <= run['resident_mb'] * 2**20
+    if not fits and run['resident_mb']:
+        devices.say_once(
+            f'{work.name}: {data.bytes / 2**20:,.0f} MiB of images are more than run.resident_mb ='
+            f' {run["resident_mb"]:,}; they are read as they are needed'
+        )
+    resident = fits and not data.changes
     order: Facts = {'batch': settings['batch'], 'seed': settings['seeds']['data']}
     order |= {name: run[name] for name in ('threads', 'workers')} | {'numbers': resident}
     order['place'] = Place(jax.process_index(), jax.process_count())
     batches = lambda step: data.batches(start_step=step, **order)
     augmentations = make_augmentations(settings['augment'])
     seed = settings['seeds']['data']
-    feed = Feed(batches, data.held if resident else {}, augmentations, seed)
+    held = devices.put_copy(data.held(), mesh) if resident else {}
+    feed = Feed(batches, held, augmentations, seed)
     if (poison := data.poison_last) is None:
         return feed
     return Feed(lambda step: poison_augmented(feed, poison, step))

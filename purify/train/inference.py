@@ -32,9 +32,9 @@ def map_images(
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Runs `apply(constants, rows) -> pytree of [batch ...]` over records, in order.
 
-    Every batch has one shape (`batch` or fewer, rounded up to a multiple of the devices; the last
-    one is padded and the padding dropped), so there is one program. No collectives: hosts need not
-    keep step.
+    Every batch has one shape (`batch` rounded up to a multiple of the devices; the last one is
+    padded and the padding dropped), so there is one program. No collectives: hosts need not keep
+    step.
 
     Args:
       apply: pure and row-wise: row i of its output depends on row i of its input alone.
@@ -48,9 +48,7 @@ def map_images(
     Yields:
       (positions i64[m], outputs as NumPy [m ...]).
     """
-    # Batches of one size, without more padding than that takes.
-    batches = max(1, math.ceil(len(positions) / batch))
-    rows = mesh.size * max(1, math.ceil(len(positions) / (batches * mesh.size)))
+    rows = mesh.size * math.ceil(batch / mesh.size)
     cost.devices = mesh.size * jax.process_count()
     program, flops, waiting = None, 0.0, []
     stream = ordered_batches(fetch, positions, rows)
@@ -70,6 +68,15 @@ def map_images(
             yield _fetched(*waiting.pop(0))
     for pair in waiting:
         yield _fetched(*pair)
+
+
+def even_batch(count: int, most: int) -> int:
+    """The size of the batches of `count` rows, at most `most` each: as even as they can be.
+
+    Give the rows of the whole job, not what is left of it: pixels are rounded alike in batches of
+    one size alone, so a restart has to keep it.
+    """
+    return max(1, math.ceil(count / max(1, math.ceil(count / most))))
 
 
 def compile_rows(

@@ -195,11 +195,7 @@ def fit(
       Preempted: after saving, when SIGTERM came.
       UserError: when the numbers stop being finite, or the batch does not split over devices.
     """
-    if plan.batch % (mesh.size * plan.accumulate):
-        raise UserError(
-            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x'
-            f' accumulate={plan.accumulate}; choose a multiple.'
-        )
+    _check_batch(plan, mesh)
     cost.devices = mesh.size
     checkpoints = Checkpoints(plan.folder / 'checkpoints')
     start, totals = plan.first, plan.folder / COST_FILE
@@ -208,9 +204,9 @@ def fit(
     log = _Log(plan, start, devices.is_lead())
     update = make_step(task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps)
     programs = _Programs(feed_step(update, feed), task, feed, mesh, cost)
-    together = math.gcd(plan.save_every, plan.log_every)
-    together = max(n for n in range(1, plan.together + 1) if together % n == 0)
-    together = together if feed.held else 1
+    every = math.gcd(plan.save_every, plan.log_every)
+    most = plan.together if feed.held else 1
+    together = max(steps for steps in range(1, most + 1) if every % steps == 0)
 
     def save(step: int) -> None:
         if devices.is_lead():
@@ -243,12 +239,20 @@ def fit(
     return state
 
 
+def _check_batch(plan: Plan, mesh: Mesh) -> None:
+    if plan.batch % (mesh.size * plan.accumulate):
+        raise UserError(
+            f'{plan.name}: batch={plan.batch} does not split over {mesh.size} devices x'
+            f' accumulate={plan.accumulate}; choose a multiple.'
+        )
+
+
 class _Programs:
     """The compiled updates, by how many steps they make."""
 
     def __init__(self, update: FedUpdate, task: Task, feed: Feed, mesh: Mesh, cost: Cost):
         self.update, self.task, self.mesh, self.cost = update, task, mesh, cost
-        self.held = devices.put_copy(feed.held, mesh)
+        self.held = feed.held
         self.compiled: dict[int, tuple[Any, float]] = {}
 
     def run(

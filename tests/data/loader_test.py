@@ -1,31 +1,17 @@
+import os
+
 import numpy as np
 import pytest
+from support.split_on_disk import COUNT, IDS, picture, write, write_all
 
 from purify.core.errors import UserError
-from purify.data import builders, loader
+from purify.data import loader
 from purify.data.loader import Split, ordered_batches
-
-COUNT = 30
-IDS = 1000 - 7 * np.arange(COUNT)
-
-
-def write(folder, records, *, variations=False):
-    writer = builders.DatasetWriter(
-        folder, 'd', 'train', builders.make_features(6, 1, list('abc'), variations), 1
-    )
-    writer.write(0, records)
-    writer.finish([len(records)])
-    return folder
-
-
-def picture(i):
-    return np.random.default_rng(i).integers(0, 256, (6, 6, 1), np.uint8)
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    records = [{'id': IDS[i], 'image': picture(i), 'label': i % 3} for i in range(COUNT)]
-    return write(tmp_path_factory.mktemp('dataset'), records)
+    return write_all(tmp_path_factory.mktemp('dataset'))
 
 
 @pytest.fixture(scope='module')
@@ -47,6 +33,27 @@ class TestSplit:
         for i in (0, 11, COUNT - 1):
             assert (either[i]['id'], either[i]['label']) == (IDS[i], i % 3)
         np.testing.assert_array_equal(either.images([4, 2]), [picture(4), picture(2)])
+
+    def test_all_images_at_once(self, either):
+        np.testing.assert_array_equal(either.all_images(), [picture(i) for i in range(COUNT)])
+
+    def test_images_are_decoded_once_for_all_who_ask(self, folder, monkeypatch):
+        first = Split(folder, 'train').all_images()
+        monkeypatch.setattr(loader, '_row', lambda record: pytest.fail('read again'))
+        assert Split(folder, 'train').all_images() is first
+
+    def test_what_is_kept_is_bounded(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(loader, '_decoded', {})
+        monkeypatch.setattr(loader, 'CACHE_BYTES', COUNT * 36)
+        Split(folder, 'train')
+        other = Split(write_all(tmp_path / 'other'), 'train')
+        assert [images is other.all_images() for images, _ in loader._decoded.values()] == [True]
+
+    def test_a_dataset_that_was_written_anew_is_read_anew(self, tmp_path):
+        Split(write_all(tmp_path), 'train')
+        row = {'id': 5, 'image': picture(77), 'label': 0}
+        os.utime(write(tmp_path, [row]) / 'dataset_info.json', ns=(1, 1))
+        np.testing.assert_array_equal(Split(tmp_path, 'train').all_images(), [picture(77)])
 
     def test_a_part_of_the_records(self, either):
         keep = np.arange(COUNT) % 4 == 1

@@ -4,33 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
+from support.split_on_disk import COUNT, IDS, picture, write, write_all
 
 from purify.core.errors import UserError
-from purify.data import builders, loader
+from purify.data import loader
 from purify.data.edits import Edited
 from purify.data.loader import Split
 from purify.data.training_set import Place, TrainingSet
 
-COUNT, BATCH, STEPS = 30, 8, 9  # 72 images: over the ends of two epochs
-IDS = 1000 - 7 * np.arange(COUNT)
-
-
-def write(folder, records, *, variations=False):
-    features = builders.make_features(6, 1, list('abc'), variations)
-    writer = builders.DatasetWriter(folder, 'd', 'train', features, 1)
-    writer.write(0, records)
-    writer.finish([len(records)])
-    return folder
-
-
-def picture(i):
-    return np.random.default_rng(i).integers(0, 256, (6, 6, 1), np.uint8)
+BATCH, STEPS = 8, 9  # 72 images: over the ends of two epochs
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    records = [{'id': IDS[i], 'image': picture(i), 'label': i % 3} for i in range(COUNT)]
-    return write(tmp_path_factory.mktemp('dataset'), records)
+    return write_all(tmp_path_factory.mktemp('dataset'))
 
 
 @pytest.fixture(scope='module')
@@ -141,7 +128,7 @@ class TestHeld:
         return TrainingSet(Edited(split, keep, (split.labels + 1) % 3, candidate, [varied]))
 
     def test_rows_are_the_same(self, data):
-        held = data.held
+        held = data.held()
         for numbers, rows in zip(batches(data, numbers=True), batches(data), strict=True):
             found = {
                 name: column[numbers[number]]
@@ -150,12 +137,12 @@ class TestHeld:
             }
             assert_equal([found], [rows])
 
-    def test_what_poison_changes_or_is_too_large_is_not_held(self, split):
-        assert TrainingSet(split).fits(COUNT * 36)
-        assert not TrainingSet(split).fits(COUNT * 36 - 1)
-        assert not TrainingSet(split, others=split).fits(COUNT * 36)
-        assert not TrainingSet(split, poison=Darken()).fits(2**30)
-        assert not TrainingSet(split, poison_last=Darken()).fits(2**30)
+    def test_it_knows_its_size_and_whether_poison_changes_it(self, split):
+        assert TrainingSet(split).bytes == COUNT * 36
+        assert TrainingSet(split, others=split).bytes == 2 * COUNT * 36
+        assert not TrainingSet(split).changes
+        assert TrainingSet(split, poison=Darken()).changes
+        assert TrainingSet(split, poison_last=Darken()).changes
 
 
 class TestOthers:

@@ -4,7 +4,7 @@ import pytest
 from support.meshes import mesh_of
 
 from purify.train.cost import Cost
-from purify.train.inference import map_images
+from purify.train.inference import even_batch, map_images
 
 
 def run(count, batch, n=70):
@@ -40,9 +40,15 @@ def test_every_record_once_in_order_without_padding(count, batch):
     assert (out['y'][:, 0] == 3 * np.arange(70)).all()
     assert (out['sum'] == 2 * np.arange(70)).all()
     assert len(shapes) == 1  # one program, one shape for every device
-    batches = -(-70 // batch)  # of one size, as even as the devices let them be
-    assert shapes[0] == -(-70 // (batches * count))
+    assert shapes[0] == -(-batch // count)
     assert cost.images == 70
+
+
+@pytest.mark.parametrize(
+    ('count', 'most', 'size'), [(70, 32, 24), (64, 32, 32), (5, 32, 5), (0, 8, 1), (1, 1, 1)]
+)
+def test_batches_are_as_even_as_they_can_be(count, most, size):
+    assert even_batch(count, most) == size
 
 
 def test_nothing_to_do_is_no_batch():

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from support.meshes import mesh_of
 
-from purify.core import preemption
+from purify.core import devices, preemption
 from purify.core.errors import Preempted, UserError
 from purify.core.writers import read_rows
 from purify.train import loop
@@ -256,7 +256,7 @@ def test_rows_on_the_devices_and_several_steps_in_one_program_change_nothing(
     monkeypatch.setattr(loop, 'compile_step', noted)
     plain = train(tmp_path / 'rows', steps=9, save_every=4)
     made.clear()
-    feed = Feed(numbers, HELD)
+    feed = Feed(numbers, devices.put_copy(HELD, mesh_of(8)))
     found = train(tmp_path / 'held', steps=9, save_every=4, source=feed, together=together)
     assert made == lengths
     for ours, theirs in zip(leaves(found), leaves(plain), strict=True):
@@ -269,7 +269,7 @@ def test_rows_on_the_devices_and_several_steps_in_one_program_change_nothing(
 
 
 def test_a_run_that_stopped_between_whole_programs_goes_on(tmp_path):
-    feed = Feed(numbers, HELD)
+    feed = Feed(numbers, devices.put_copy(HELD, mesh_of(8)))
     whole = train(tmp_path / 'whole', steps=12, save_every=4, source=feed, together=4)
     train(tmp_path / 'parts', steps=6, save_every=4, source=feed, together=4, of=12)
     parts = train(tmp_path / 'parts', steps=12, save_every=4, source=feed, together=4)

@@ -1,0 +1,97 @@
+"""Where the images of a training live, and poison that comes after the augmentations."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.meshes import mesh_of
+from support.small_dataset import COUNT, IMAGES, work, write_poisoned
+
+from purify.core.randomness import id_keys, stream_key
+from purify.data.augment import Flip, PadCrop, augment
+from purify.data.loader import Split
+from purify.data.training_set import TrainingSet
+from purify.stages.fit_network import make_feed
+
+AUGMENT = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
+BATCH, MIB = 8, 2**20
+
+
+class Mark:
+    """Poison: the first pixel tells the record's draw, the label is 2."""
+
+    def random_map(self, record, rng):
+        image = record['image'].copy()
+        image[0, 0] = rng.integers(256)
+        return record | {'image': image, 'label': np.int32(2)}
+
+
+@pytest.fixture(scope='module')
+def split(tmp_path_factory):
+    return Split(write_poisoned(tmp_path_factory.mktemp('data')), 'train')
+
+
+def feed_of(folder, data, *, resident_mb=1, **settings):
+    own = {'batch': BATCH, 'augment': AUGMENT, 'seeds': {'data': 3, 'model': 3}} | settings
+    made = work(folder / 'teacher', {}, **own)
+    made.run.update(resident_mb=resident_mb, threads=1, workers=0)
+    return make_feed(made, data, mesh_of(1))
+
+
+def rows(feed, step):
+    drawn = next(feed.batches(step))
+    return jax.tree.map(np.asarray, feed.rows(feed.held, drawn, jnp.int32(step)))
+
+
+def test_small_sets_live_on_the_devices_and_others_are_read(split, tmp_path, capsys):
+    data = TrainingSet(split)
+    held, read = feed_of(tmp_path, data), feed_of(tmp_path, data, resident_mb=0)
+    assert isinstance(held.held['position']['image'], jax.Array)
+    assert read.held == {}
+    for step in (0, 5):
+        found, wanted = rows(held, step), rows(read, step)
+        assert set(found) == set(wanted)
+        for name, column in wanted.items():
+            np.testing.assert_array_equal(found[name], column)
+    assert capsys.readouterr().err == ''
+
+
+def test_a_set_that_is_too_large_is_named(split, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(TrainingSet, 'bytes', 3 * MIB)
+    assert feed_of(tmp_path, TrainingSet(split), resident_mb=2).held == {}
+    said = 'teacher: 3 MiB of images are more than run.resident_mb = 2; they are read as they are'
+    assert said in capsys.readouterr().err
+
+
+def test_poison_comes_after_the_augmentations(split, tmp_path):
+    feed = feed_of(tmp_path, TrainingSet(split, poison_last=Mark()))
+    assert feed.held == {}
+    plain = feed_of(tmp_path, TrainingSet(split), resident_mb=0)
+    for step in (0, 4):
+        drawn = next(plain.batches(step))
+        key = jax.random.fold_in(stream_key(3, 'augment'), step)
+        changed = augment((PadCrop(2), Flip(0.5)), drawn['image'], id_keys(key, drawn['id']))
+        found = rows(feed, step)
+        np.testing.assert_array_equal(found['id'], drawn['id'])
+        np.testing.assert_array_equal(found['image'][:, 1:], changed[:, 1:])
+        assert (found['image'][:, 0, 0] == found['image'][:, 0, 0, :1]).all()
+        assert len(np.unique(found['image'][:, 0, 0, 0])) > 2  # drawn for each
+        assert set(found['label']) == {2}
+    again = rows(feed_of(tmp_path, TrainingSet(split, poison_last=Mark())), 4)
+    np.testing.assert_array_equal(again['image'], found['image'])
+
+
+def test_poison_before_the_augmentations_is_augmented(split, tmp_path):
+    class Fill:
+        def random_map(self, record, rng):
+            return record | {'image': np.full_like(record['image'], 255)}
+
+    feed = feed_of(tmp_path, TrainingSet(split, poison=Fill()))
+    found = np.concatenate([rows(feed, step)['image'] for step in range(3)])
+    assert set(np.unique(found)) == {0, 255}  # zeros come in at the border
+    drawn = itertools.islice(feed.batches(0), 3)
+    assert all((batch['image'] == 255).all() for batch in drawn)
+    assert len(IMAGES) == COUNT  # and the dataset is as it was
+    assert (split[0]['image'] == IMAGES[0]).all()
