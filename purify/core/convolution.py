@@ -1,7 +1,7 @@
 """Convolutions of images that are fast on CPUs too, forwards and backwards.
 
 On a CPU, XLA computes a 3x3 convolution by nine products for each pixel and channel, and the
-gradient of its kernel by transposing the whole batch (inside a loop, by a plain loop of its own).
+gradient of its kernel by transposing the whole batch (inside a loop, a hundred times slower still).
 Programs for a CPU take two other ways here, both on a few images at a time, which stay in a core's
 cache: Winograd's F(2, 3) on pairs of rows, with six products instead of nine (Lavin & Gray 2016,
 arXiv:1509.09308, section 4.1), and gradients of kernels as matrix products of shifted views. What a

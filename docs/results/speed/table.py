@@ -32,8 +32,29 @@ def row(run: dict[str, Any]) -> list[str]:
     return [WORK[run['workload']], str(run['batch']), str(run['threads']), *spent, *ratios]
 
 
-head = ['work', 'batch', 'threads', 'purify', 'PyTorch', 'by processor time', 'by wall time']
-runs = read_lines(RAW / 'side_by_side.jsonl')
-order = {name: place for place, name in enumerate(WORK)}
-runs.sort(key=lambda run: (order[run['workload']], run['threads']))
-print_table("PyTorch's time over purify's, float32, median (range) of 7", head, map(row, runs))
+def convolution_row(run: dict[str, Any]) -> list[str]:
+    """GFLOP/s of the formulations, for one size."""
+    names = ('convolution', 'row_pairs', 'derived_gradient', 'products_gradient')
+    loops = [f'{name}_looped' for name in names[2:]]
+    rates = [f'{run[name]:.0f}' for name in names]
+    looped = [f'{run[name]:.1f}' if name in run else '' for name in loops]
+    size = f'{run["batch"]} x {run["side"]} px, {run["channels"]}'
+    return [size, *rates, *looped, f'{run["difference"]:.0e}']
+
+
+def main() -> None:
+    """Prints all tables."""
+    head = ['work', 'batch', 'threads', 'purify', 'PyTorch', 'by processor time', 'by wall time']
+    runs = read_lines(RAW / 'side_by_side.jsonl')
+    order = {name: place for place, name in enumerate(WORK)}
+    runs.sort(key=lambda run: (order[run['workload']], run['threads']))
+    print_table("PyTorch's time over purify's, float32, median (range) of 7", head, map(row, runs))
+    head = ['batch, side, channels', 'XLA', 'pairs of rows', "XLA's gradient", 'products']
+    head += ["XLA's gradient, in a loop", 'products, in a loop', 'largest difference']
+    convolutions = read_lines(RAW / 'convolutions.jsonl')
+    rows = map(convolution_row, convolutions)
+    print_table('GFLOP/s of 3x3 convolutions and gradients of kernels, one core', head, rows)
+
+
+if __name__ == '__main__':
+    main()
