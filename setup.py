@@ -30,6 +30,7 @@ setup(
     packages=[*find_packages(include=['purify', 'purify.*']), 'purify.configs'],
     package_dir={'purify.configs': 'configs'},
     package_data={
+        'purify.core': ['gpus/*'],
         'purify.data': ['synsets.txt'],
         'purify.report': ['templates/*', 'templates/sections/*'],
         'purify.models': ['pretrained/**'],

@@ -50,7 +50,7 @@ COMMANDS = {
     'check': Command(
         'say what would run and what is missing; train and download nothing',
         'purify check --config quickstart:attack=blended,rate=0.05',
-        ('config', 'workdir', 'store', 'json', 'quiet'),
+        ('config', 'workdir', 'store', 'target', 'devices', 'json', 'quiet'),
     ),
     'list': Command(
         'name all that configs can use; the stages of a config; the runs of a sweep',
@@ -109,6 +109,12 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     'hosts': {'type': int, 'metavar': 'N', 'help': 'number of processes'},
     'host_id': {'type': int, 'metavar': 'K', 'help': 'number of this process'},
+    'target': {
+        'metavar': 'KIND',
+        'help': 'also compile every program for such a device, which need not be here, and say what'
+        ' it would cost: h200, a100, v5e, v6e',
+    },
+    'devices': {'type': int, 'metavar': 'N', 'help': 'how many of the target (default: 1)'},
     'json': {'action': 'store_true', 'help': 'print JSON, for programs to read; of a sweep, lines'},
     'quiet': {'action': 'store_true', 'help': 'print results and errors, no progress'},
 }

@@ -31,9 +31,10 @@ def shape_data(found: Diagnosis, config: Settings) -> Data:
     data = Data(part['size_px'], part['channels'], classes, images)
     if kind == 'tfds':
         if size := found.attempt('source', lambda: _catalogue(found, dataset, part)):
-            data = replace(data, classes=size[0], images=size[1])
+            data = replace(data, classes=size[0], images=size[1], test_images=size[2])
     elif source := found.attempt('source', lambda: open_source(**part)):
-        data = replace(data, classes=len(source.class_names), images=len(source.train))
+        sizes = {'images': len(source.train), 'test_images': len(source.test)}
+        data = replace(data, classes=len(source.class_names), **sizes)
         _shape_poison(found, config, source)
     blank = np.zeros(data.pixels, np.uint8)
     for attack in found.attempt('attack', lambda: _make_attacks(config, data.classes)) or ():
@@ -90,8 +91,8 @@ def _make_attacks(config: Settings, classes: int) -> tuple[Attack, ...]:
     return make_attacks(rule, config['seeds']['poison'], classes)
 
 
-def _catalogue(found: Diagnosis, dataset: str, part: Settings) -> tuple[int, int]:
-    """(classes, training images) of a TFDS dataset as its code declares them."""
+def _catalogue(found: Diagnosis, dataset: str, part: Settings) -> tuple[int, int, int]:
+    """(classes, training images, test images) of a TFDS dataset as its code declares them."""
     try:
         builder = tfds.builder(dataset, data_dir=part.get('data_dir') or None)
     except tfds.core.DatasetNotFoundError as error:
@@ -109,4 +110,6 @@ def _catalogue(found: Diagnosis, dataset: str, part: Settings) -> tuple[int, int
     count = int(chosen) if chosen.isdecimal() else len([name for name in chosen.split(',') if name])
     classes = count or getattr(label, 'num_classes', None) or 2
     train = here[part.get('train', 'train')].num_examples if here else NOMINAL_IMAGES
-    return classes, part['train_size'] or train
+    names = [part.get('test'), 'test', 'validation']
+    held = next((here[name].num_examples for name in names if name in here), NOMINAL_IMAGES)
+    return classes, part['train_size'] or train, part['test_size'] or held

@@ -11,6 +11,7 @@ from purify.attacker.shape import shape_attacker, shape_data
 from purify.commands.call import Call
 from purify.commands.plan import check_parts, make_method, make_stages
 from purify.commands.published_shapes import published_encoder, published_prior
+from purify.commands.target import compile_for, print_cost
 from purify.core.errors import UserError
 from purify.core.files import user_path
 from purify.core.types import Facts, Settings
@@ -126,10 +127,16 @@ def command(call: Call) -> int:
     found = check(config)
     for flag, place in (('workdir', call.args.workdir), ('store', call.args.store)):
         found.attempt(flag, lambda place=place: place and _check_writable(user_path(place)))
-    code = 2 if found.problems else 0
+    code, name = 2 if found.problems else 0, call.args.target
+    if call.args.devices is not None and not (name and call.args.devices > 0):
+        raise UserError('--devices takes a number from 1 on, and goes with --target.')
+    # What is traced with wrong settings would mislead.
+    cost = None
+    if name and not found.problems:
+        cost = compile_for(name, found.programs, config['run'], call.args.devices or 1)
     if call.args.json:
         facts = {'config': config['name'], 'problems': found.problems, 'notes': found.notes}
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(facts | ({'cost': cost} if cost else {}), indent=2))
         return code
     for note in found.notes:
         print(f'  {note}')
@@ -137,4 +144,6 @@ def command(call: Call) -> int:
         print(f'problem: {problem}')
     count = len(found.problems)
     print(f'{config["name"]}: ' + (f'{count} problem(s)' if count else 'every stage can run'))
+    if cost:
+        print_cost(cost)
     return code

@@ -11,8 +11,14 @@ from purify.models.files.weights import abstract_model
 from purify.train.state import abstract_network
 
 _SHAPES = {'sd_variation': 'sd1', 'versatile': 'versatile', 'sd_img2img': 'sd1'}
-# of google/ddpm-cifar10-32; every DDPM of that publisher has as many steps
+# google/ddpm-cifar10-32; every DDPM of that publisher has as many steps
 _PIXEL_PX, _PIXEL_STEPS = 32, 1000
+_PIXEL = {
+    'block_out_channels': (128, 256, 256, 256),
+    'down_block_types': ('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D', 'DownBlock2D'),
+    'up_block_types': ('UpBlock2D', 'UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
+    'attention_head_dim': None,
+}
 
 
 def published_prior(model: str, *, dtype: str, vae_slice: int) -> Prior:
@@ -24,7 +30,7 @@ def published_prior(model: str, *, dtype: str, vae_slice: int) -> Prior:
     VARIATION_MODELS[model]
     if model == 'pixel':
         graph, weights = abstract_network(
-            lambda rngs: UNet2DModel(block_out_channels=(32, 32, 32, 32), rngs=rngs, dtype=dtype)
+            lambda rngs: UNet2DModel(**_PIXEL, rngs=rngs, dtype=dtype)
         )
         return PixelPrior(graph, weights, make_noise_schedule('linear', _PIXEL_STEPS), _PIXEL_PX, 3)
     pipeline = abstract_pipeline(model, _SHAPES[model], dtype=dtype)

@@ -19,6 +19,9 @@ from purify.stages.train_classifier import shape_classifier
 def shape_evaluation(known: Known, method: Method) -> None:
     """Traces what the evaluation asks of the method's outcome; notes what is wrong as problems."""
     found, config, outcome = known.found, known.config, method.outcome
+    for name in dict.fromkeys(('teacher', outcome.benign, outcome.repaired, outcome.classifier)):
+        if name:
+            _answers(known, name)
     if config.get('evaluation', {}).get('residual'):
         found.attempt('evaluation', lambda: _residual(known, method))
     if outcome.purified:
@@ -31,6 +34,19 @@ def shape_evaluation(known: Known, method: Method) -> None:
         _judges(known)
 
 
+def _answers(known: Known, name: str) -> None:
+    """What a classifier says of the test images, clean and with a trigger."""
+    model = known.classifier(name)
+    if model is not None:
+        rule = lambda models, context: (
+            lambda weights, rows: {
+                'classes': models['classifier'].predict(weights['classifier'], rows)
+            }
+        )
+        rows, count = known.data.rows(), 2 * known.data.test_images
+        known.trace(f'evaluate: {name}', rule, {'classifier': model}, rows, count)
+
+
 def _residual(known: Known, method: Method) -> None:
     """What an attacker makes of a triggered test image who purifies it himself."""
     step = method.step(method.outcome.candidates)
@@ -38,14 +54,16 @@ def _residual(known: Known, method: Method) -> None:
     if step is not None:
         choice = {name: known.config['defense'][name] for name in ('rank', 'count_raw')}
         chosen, rows = partial(step.by.chosen, **choice), known.data.rows('label', 'id')
-        known.trace(chosen, known.models(step.inputs), rows)
+        count = known.data.test_images
+        known.trace('evaluate: residual', chosen, known.models(step.inputs), rows, count)
 
 
 def _guard(known: Known, method: Method) -> None:
     """What a guard makes of a test image."""
     step = method.outcome.guard
     if step is not None:
-        known.trace(step.by.rule, known.models(step.inputs), known.data.rows('id'))
+        models, count = known.models(step.inputs), 2 * known.data.test_images
+        known.trace('evaluate: guard', step.by.rule, models, known.data.rows('id'), count)
 
 
 def _features(known: Known, method: Method) -> None:
@@ -68,7 +86,8 @@ def _diffused(known: Known, method: Method) -> None:
     generator = known.generators.get(method.outcome.generator or '')
     calls = rule.calls(known.data.classes)
     known.found.notes.append(f'diffused: {calls:,} network calls for each test image')
-    known.trace(rule.rule, {'generator': generator}, known.data.rows('label', 'id'))
+    models, rows = {'generator': generator}, known.data.rows('label', 'id')
+    known.trace('diffused', rule.rule, models, rows, known.data.test_images)
 
 
 def _judges(known: Known) -> None:
@@ -77,4 +96,4 @@ def _judges(known: Known) -> None:
     shape_classifier(known, 'labeller', part['labeller'])
     if has_trigger(known.config['attack']):
         sides = replace(known.data, classes=len(CLASSES))
-        shape_classifier(replace(known, data=sides, traced=set()), 'detector', part['detector'])
+        shape_classifier(replace(known, data=sides, traced={}), 'detector', part['detector'])

@@ -63,10 +63,11 @@ def wanted_labels(
 
 def shape(known: Known, step: Step) -> None:
     """Traces the rule over two rows, and checks which labels are asked for."""
-    count, labels = step.settings['images'] or 1, step.settings['labels']
+    count, labels = step.settings['images'] or known.data.images, step.settings['labels']
     wanted_labels(count, labels, known.data.classes, step.name)
     rows = {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}
-    known.trace(step.by.rule, known.models({'generator': step.inputs['generator']}), rows)
+    models = known.models({'generator': step.inputs['generator']})
+    known.trace(step.name, step.by.rule, models, rows, count)
 
 
 KIND = Kind(run, shape, ('seed', 'shard_size'))

@@ -1,7 +1,7 @@
 """What is known of a run before it starts: its stages, traced in turn with `jax.eval_shape`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,35 @@ Network = tuple[Any, Any]  # structure, and weights as shapes
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
+@dataclass(frozen=True)
+class Program:
+    """A program that a run gives to its devices, traced with shapes.
+
+    Attributes:
+      step: the stage's name.
+      call: (whole, rows) -> anything; pure.
+      whole: what every device holds a copy of, as shapes or arrays.
+      rows: what is spread over the devices, as shapes [2 ...], of a training [batch ...].
+      count: how many rows pass through it in the whole run, at most.
+      trains: whether it is an update: `rows` are a batch, and `whole` is replaced by what comes
+        out.
+    """
+
+    step: str
+    call: Callable[[Any, Any], Any]
+    whole: Any
+    rows: Any
+    count: int
+    trains: bool = False
+
+
 @dataclass
 class Diagnosis:
-    """What `check` found: problems that would stop a run, and notes."""
+    """What `check` found: problems that would stop a run, notes, and the run's programs."""
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    programs: list[Program] = field(default_factory=list)
 
     def attempt(self, what: str, do: Callable[[], Any]) -> Any:
         """Calls `do`; where it fails, returns None and notes the problem, unless it is known."""
@@ -55,12 +78,13 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Data:
-    """What stages need to know of the data: image side, channels, classes, training images."""
+    """What stages need to know of the data: image side, channels, classes, numbers of images."""
 
     size_px: int
     channels: int
     classes: int
     images: int
+    test_images: int = 0
 
     @property
     def pixels(self) -> tuple[int, int, int]:
@@ -90,7 +114,7 @@ class Known:
       prior: the diffusion model as shapes, or None.
       encoder: a finished one from outside the run, as shapes, or None.
       widths: how many features a step measures, by step.
-      traced: fingerprints of the updates traced so far, so that equal ones are traced once.
+      traced: the updates traced so far by fingerprint, so that equal ones are traced once.
       generators: those so far by name, as shapes, None for one whose tracing failed.
     """
 
@@ -101,7 +125,7 @@ class Known:
     prior: Any = None
     encoder: Any = None
     widths: dict[str, int] = field(default_factory=dict)
-    traced: set[str] = field(default_factory=set)
+    traced: dict[str, Program] = field(default_factory=dict)
     generators: Settings = field(default_factory=dict)
 
     @property
@@ -126,12 +150,20 @@ class Known:
             found['encoder'] = self.classifier(name) if name in self.networks else self.encoder
         return found
 
-    def trace(self, make_rule: Callable[..., Any], models: Facts, rows: Shapes) -> Shapes:
-        """Shapes of the columns that a rule makes of rows; {} where a model's tracing failed."""
+    def trace(
+        self, step: str, make_rule: Callable[..., Any], models: Facts, rows: Shapes, count: int
+    ) -> Shapes:
+        """Shapes of the columns that a rule makes of rows; {} where a model's tracing failed.
+
+        `count` rows pass through it in the run, at most.
+        """
         if None in models.values():
             return {}
         rule = make_rule(models, self.context)
-        return jax.eval_shape(rule, {role: model.weights for role, model in models.items()}, rows)
+        weights = {role: model.weights for role, model in models.items()}
+        columns = jax.eval_shape(rule, weights, rows)
+        self.found.programs.append(Program(step, rule, weights, rows, count))
+        return columns
 
 
 def shape_training(
@@ -161,7 +193,10 @@ def shape_training(
     same = {key: part.get(key) for key in (*names, 'projection')}
     given = str(jax.tree.map(np.shape, task.frozen))
     mark = fingerprint({'task': type(task).__name__, 'given': given} | same)
+    first, last = part.get('part', (0, steps))
+    count = (last - first) * part['batch']
     if mark in known.traced:
+        known.found.programs.append(replace(known.traced[mark], step=name, count=count))
         return
     image = {'image': np.zeros(data.pixels, np.uint8), 'label': 0, 'id': 0}
     image = pair(image, image) if isinstance(task, MixMatch) else image
@@ -173,8 +208,10 @@ def shape_training(
     rows = {key: shaped(x) for key, x in image.items()}
     feed = Feed(lambda step: iter(()), {}, make_augmentations(part['augment']))
     update = feed_step(make_step(task, optimizer, part['accumulate'], seed), feed)
-    jax.eval_shape(update, state, task.frozen, feed.held, rows)
-    known.traced.add(mark)  # at the end: what failed fails again
+    whole, call = (state, task.frozen), lambda whole, rows: update(*whole, feed.held, rows)
+    jax.eval_shape(call, whole, rows)
+    known.traced[mark] = Program(name, call, whole, rows, count, trains=True)
+    known.found.programs.append(known.traced[mark])  # at the end: what failed fails again
 
 
 def _headless(start: Path, build: Build) -> bool:

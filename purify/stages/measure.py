@@ -82,7 +82,7 @@ def shape(known: Known, step: Step) -> None:
         )
     if count:
         models['drawn'] = Drawn(jax.ShapeDtypeStruct((count, *known.data.pixels), np.uint8))
-    columns = known.trace(measure.rule, models, known.data.rows('label', 'id'))
+    columns = known.trace(step.name, measure.rule, models, known.data.rows('label', 'id'), images)
     if 'features' in columns:
         known.widths[step.name] = columns['features'].shape[-1]
 

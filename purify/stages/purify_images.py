@@ -63,7 +63,8 @@ def _wanted(work: Work, split: Split, number: int) -> tuple[np.ndarray, np.ndarr
 def shape(known: Known, step: Step) -> None:
     """Traces the rule over rows of two images."""
     rows = known.data.rows('label', 'id', 'variation')
-    known.trace(step.by.rule, known.models(step.inputs), rows)
+    count = known.data.images * step.by.number()
+    known.trace(step.name, step.by.rule, known.models(step.inputs), rows, count)
 
 
 KIND = Kind(run, shape, ('seed', 'shard_size'))

@@ -6,6 +6,8 @@ less.
 """
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,34 +33,43 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
     device's, so its body counts once for each device. Divide by the number of devices for one
     device's share.
     """
+    return count_by_type(jaxpr).total()
+
+
+def count_by_type(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[str]:
+    """As `count_flops`, by the type of what is multiplied, such as 'bfloat16'."""
     whole = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
     # Not in jax.extend, but in jax 0.8.1 to 0.11 without deprecation. Its rules reach into jit,
     # scan, cond, remat and shard_map; into the rest, like while, it is taken by being called here
     # for every body.
     alive, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
-    return sum(_equation_flops(equation) for equation in alive.eqns)
+    return sum((_equation_flops(equation) for equation in alive.eqns), Counter())
 
 
-def compile_counted(jitted: Any, *args: Any, devices: int) -> tuple[Any, float]:
-    """Compiles a `jax.jit` function for these arguments; counts FLOPs of one device per call."""
-    traced = jitted.trace(*args)
-    return traced.lower().compile(), count_flops(traced.jaxpr) / devices
+def compile_counted(traced: Any, *, devices: int) -> tuple[Any, float]:
+    """Compiles a traced program; counts FLOPs of one device per call."""
+    return compile_traced(traced), count_flops(traced.jaxpr) / devices
 
 
-def _equation_flops(equation: core.JaxprEqn) -> float:
+def compile_traced(traced: Any) -> Any:
+    """Compiles a traced program."""
+    with warnings.catch_warnings():
+        # Arguments that no output has the shape of cannot be reused; that is fine.
+        warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
+        return traced.lower().compile()
+
+
+def _equation_flops(equation: core.JaxprEqn) -> Counter[str]:
     name, params = equation.primitive.name, equation.params
-    if name in _COUNTS:
-        return _COUNTS[name](equation)
-    if name.startswith(CUDNN_ATTENTION):
-        return _attention_flops(equation)
+    count = _attention_flops if name.startswith(CUDNN_ATTENTION) else _COUNTS.get(name)
+    if count is not None:
+        return Counter({str(equation.invars[0].aval.dtype): count(equation)})
     if name == 'cond':
-        return max(map(count_flops, params['branches']))
-    body = sum(map(count_flops, _inner(params)))
-    if name == 'scan':
-        return body * params['length']
-    if name == 'shard_map':
-        return body * _shards(params)
-    return body
+        return max(map(count_by_type, params['branches']), key=Counter.total)
+    body = sum(map(count_by_type, _inner(params)), Counter())
+    times = {'scan': lambda: params['length'], 'shard_map': lambda: _shards(params)}
+    repeats = times[name]() if name in times else 1
+    return Counter({kind: flops * repeats for kind, flops in body.items()})
 
 
 def _inner(params: Facts) -> Iterator[core.ClosedJaxpr | core.Jaxpr]:

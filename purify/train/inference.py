@@ -1,7 +1,6 @@
 """The one inference loop: maps a function over images on this host's devices."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -82,7 +81,12 @@ def even_batch(count: int, most: int) -> int:
 def compile_rows(
     apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh
 ) -> tuple[Any, float]:
-    """Compiles `apply` for rows [batch ...] spread over the mesh; counts its FLOPs on a device.
+    """Compiles `apply` for rows [batch ...] spread over the mesh; counts its FLOPs on a device."""
+    return compile_counted(trace_rows(apply, constants, rows, mesh), devices=mesh.size)
+
+
+def trace_rows(apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh) -> Any:
+    """Traces `apply` for rows [batch ...] spread over the mesh.
 
     Each device runs `apply` on its own rows (`shard_map`), so there is nothing that devices could
     say to each other.
@@ -91,10 +95,7 @@ def compile_rows(
     each = jax.shard_map(
         apply, mesh=mesh, in_specs=(whole, rows_spec), out_specs=rows_spec, check_vma=False
     )
-    with warnings.catch_warnings():
-        # Rows that no output has the shape of cannot be reused; that is fine.
-        warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
-        return compile_counted(jax.jit(each, donate_argnums=1), constants, rows, devices=mesh.size)
+    return jax.jit(each, donate_argnums=1).trace(constants, rows)
 
 
 def _fetched(positions: np.ndarray, output: Any) -> tuple[np.ndarray, Any]:

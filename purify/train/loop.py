@@ -135,8 +135,8 @@ def compile_step(update: FedUpdate, mesh: Mesh, *args: Any) -> tuple[Any, float]
     The state is replicated and donated.
     """
     copy = devices.replicated(mesh)
-    jitted = jax.jit(update, donate_argnums=0, out_shardings=(copy, copy))
-    return compile_counted(jitted, *args, devices=mesh.size)
+    traced = jax.jit(update, donate_argnums=0, out_shardings=(copy, copy)).trace(*args)
+    return compile_counted(traced, devices=mesh.size)
 
 
 class _Log:

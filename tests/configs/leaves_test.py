@@ -133,8 +133,7 @@ class Traced(Exception):
 def traced_leaves(config, folder, name):
     """The same for a last stage, up to where its first program would be compiled."""
 
-    def stop(jitted, *args, devices):
-        jitted.trace(*args)
+    def stop(traced, *, devices):
         raise Traced
 
     seen = set()

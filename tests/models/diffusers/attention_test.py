@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from purify.models.diffusers import blocks
-from purify.models.diffusers.attention import attend, choose_kernel
+from purify.models.diffusers.attention import attend, takes_flash
 
 
 def draw(q=(2, 5, 3, 8), kv=(2, 7, 3, 8), dtype=jnp.float32):
@@ -63,44 +63,60 @@ def test_float16_on_cpus(run):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU as jax shows it: cuDNN refuses heads that are not multiples of 8.
+    """A process that has an NVIDIA GPU as jax shows it: cuDNN refuses heads of odd sizes.
 
-    Holds what it is and what was asked of it, in trials and in calls.
+    Its kernel is told from XLA's by doubling what comes out. Holds the device, and the shapes that
+    cuDNN was asked to take, in trials and in programs.
     """
-    asked, device = [], SimpleNamespace(compute_capability='9.0')
+    asked, device = [], SimpleNamespace(platform='gpu', compute_capability='9.0')
     real = jax.nn.dot_product_attention
 
     def fake(q, k, v, *, is_causal, implementation):
-        if implementation == 'cudnn' and q.shape[-1] % 8:
+        if implementation == 'xla':
+            return real(q, k, v, is_causal=is_causal, implementation='xla')
+        if q.shape[-1] % 8:
             raise NotImplementedError('The head dim must be a multiple of 8')
-        asked.append((implementation, is_causal))
-        return real(q, k, v, is_causal=is_causal, implementation='xla')
+        asked.append(q.shape)
+        return 2 * real(q, k, v, is_causal=is_causal, implementation='xla')
 
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     monkeypatch.setattr(jax.nn, 'dot_product_attention', fake)
     monkeypatch.setattr(jax, 'local_devices', lambda: [device])
-    choose_kernel.cache_clear()
+    takes_flash.cache_clear()
     yield SimpleNamespace(device=device, asked=asked)
-    choose_kernel.cache_clear()
+    takes_flash.cache_clear()
 
 
-@pytest.mark.long
+def takes(platform, *rows, attend=attend):
+    """Which kernel the program for a platform takes: the fake cuDNN's doubles its answer."""
+    fresh = jax.jit(lambda *rows: attend(*rows))  # jit remembers what it traced of a function
+    program = fresh.trace(*rows).lower(lowering_platforms=(platform,)).as_text()
+    return 'cudnn' if 'dense<2.000000e+00>' in program else 'xla'
+
+
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
-def test_half_precision_takes_cudnn_and_tries_it_once(gpu, dtype):
-    q, k, v = draw(dtype=dtype)
-    out = attend(q, k, v, causal=True)
-    assert gpu.asked == [('cudnn', True), ('cudnn', True)]  # the trial, then the call
-    np.testing.assert_allclose(np.asarray(out, np.float32), by_hand(q, k, v, True), atol=0.05)
-    attend(q, k, v, causal=True)
-    assert len(gpu.asked) == 3
-    attend(q, k, v)
-    assert gpu.asked[3:] == [('cudnn', False), ('cudnn', False)]
+def test_the_kernel_follows_the_platform_of_the_program_not_that_of_the_host(gpu, dtype):
+    rows = draw(dtype=dtype)
+    assert [takes(name, *rows) for name in ('cuda', 'cpu', 'tpu', 'rocm')] == [
+        'cudnn',
+        *['xla'] * 3,
+    ]
+    out = np.asarray(attend(*rows), np.float32)
+    np.testing.assert_allclose(out, by_hand(*rows), atol=0.05)  # here, on a CPU
+
+
+def test_cudnn_is_tried_once_for_each_shape(gpu):
+    rows = draw(dtype=jnp.bfloat16)
+    for _ in range(2):
+        attend(*rows)
+    assert len(gpu.asked) == 1
+    attend(*rows, causal=True)
+    assert len(gpu.asked) == 2
 
 
 def test_what_cudnn_refuses_goes_to_xla(gpu):
-    attend(*draw(q=(2, 5, 3, 12), kv=(2, 7, 3, 12), dtype=jnp.bfloat16))
-    attend(*draw())  # float32
-    assert gpu.asked == [('xla', False), ('xla', False)]
+    odd = draw(q=(2, 5, 3, 12), kv=(2, 7, 3, 12), dtype=jnp.bfloat16)
+    assert takes('cuda', *odd) == takes('cuda', *draw()) == 'xla'  # and float32
+    assert not gpu.asked
 
 
 @pytest.mark.parametrize(
@@ -111,29 +127,17 @@ def test_gpus_before_ampere_and_of_other_makers_take_xla(gpu, capability, taken)
     gpu.device.compute_capability = capability
     if capability is None:
         del gpu.device.compute_capability
-    attend(*draw(dtype=jnp.float16))
-    assert gpu.asked == [('cudnn', False), (taken, False)]
+    assert takes('cuda', *draw(dtype=jnp.float16)) == taken
 
 
-def test_without_cudnn_xla_is_taken(gpu, monkeypatch):
-    # jax itself finds no cuDNN in this build
-    monkeypatch.undo()
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-    q, k, v = draw(dtype=jnp.bfloat16)
-    out = np.asarray(attend(q, k, v), np.float32)
-    np.testing.assert_allclose(out, by_hand(q, k, v), atol=0.05)
-    assert not gpu.asked
+def test_without_a_gpu_programs_are_for_a_new_one(gpu):
+    gpu.device.platform, gpu.device.compute_capability = 'cpu', None
+    assert takes('cuda', *draw(dtype=jnp.bfloat16)) == 'cudnn'
 
 
-def test_cpus_take_xla():
-    shapes = (2, 5, 3, 8), (2, 7, 3, 8)
-    assert choose_kernel(*shapes, jnp.dtype('bfloat16'), False, 'cpu') == 'xla'
-
-
-@pytest.mark.long
 def test_attention_blocks_go_through_it(gpu):
     block = blocks.Attention(
         16, head_dim=8, groups=None, eps=1e-5, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
     )
-    block(jnp.ones((1, 2, 2, 16)))
-    assert gpu.asked[-1] == ('cudnn', False)
+    assert takes('cuda', jnp.ones((1, 2, 2, 16)), attend=block) == 'cudnn'
+    assert takes('cpu', jnp.ones((1, 2, 2, 16)), attend=block) == 'xla'
