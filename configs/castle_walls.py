@@ -163,7 +163,8 @@ def defend(config, words, recipe):
     guidance = recipe.get('guidance', 1.0) if words.guidance == 'usual' else float(words.guidance)
     # DDPM takes every timestep.
     sampling = {'sampler': sampler, 'steps': 1000 if words.sampler == 'ddpm' else 50}
-    sampling |= {'guidance': guidance, 'dtype': recipe.get('dtype', 'float32')}
+    sampling |= {'guidance': guidance, 'guidance_interval': ()}
+    sampling |= {'dtype': recipe.get('dtype', 'float32')}
     scores = {name: score(name, **looks.get(name, {})) for name in SCORES}
     generated = {'probe': recipe['probe'], 'scores': scores, 'copies': words.copies}
     generated |= {'encoder': recipe['encoder']} if words.copies == 'simclr' else {}

@@ -60,6 +60,12 @@ class Sampler:
         """Entry i (may be traced) of a table, f32."""
         return jnp.asarray(self.tables[name], jnp.float32)[i]
 
+    def levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """The levels alpha and sigma f[k] of what the network is told at each call."""
+        # PNDM repairs its first step.
+        told = 'told_' if 'told_alpha' in self.tables else ''
+        return self.tables[f'{told}alpha'], self.tables[f'{told}sigma']
+
     def init(self, x: jax.Array) -> Carry:
         """The carry for images x f32[b h w c] noised to `timesteps[0]`; pure noise is N(0, 1)."""
         x = x.astype(jnp.float32)

@@ -1,6 +1,7 @@
 """Whole chains in one program: sampling, and editing an image by noising and denoising it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from purify.diffusion.chain_step import Carry, Sampler
 from purify.diffusion.predictions import split_variance, x0_and_eps
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]
+Stretch = tuple[int, Predict]  # so many calls of a chain, and what is asked at them
 STATES = ('x_t', 'x0')
 START_STREAM = 2**31 - 1  # of the first noise; steps count from 0 and never get there
 
@@ -27,16 +29,17 @@ def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def sample(
     sampler: Sampler,
-    predict: Predict,
+    predict: Predict | Sequence[Stretch],
     x: jax.Array,
     keys: jax.Array,
     *,
     record: int = 0,
     state: str = 'x_t',
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Runs the whole chain from x f32[b h w c] as one `lax.scan`.
+    """Runs the whole chain from x f32[b h w c] as one `lax.scan`, or one for each stretch.
 
-    x is noise, or images noised to `sampler.timesteps[0]`; `predict(x, t [b])` is the network.
+    x is noise, or images noised to `sampler.timesteps[0]`; `predict(x, t [b])` is the network, or
+    stretches say which is asked at so many calls.
     Image b draws its noise at call i from `fold_in(keys[b], i)`; samplers that are not stochastic
     draw none. Returns f32[b h w c]; with `record` = m also the states of the last m calls f32[m b h
     w c], oldest first: what the chain is after the call ('x_t'; the last of them is the result), or
@@ -50,7 +53,12 @@ def sample(
     if state not in STATES:
         raise UserError(f'unknown state {state!r} to record. Choose from: {", ".join(STATES)}.')
 
-    def call(held: tuple[Carry, jax.Array], i: jax.Array) -> tuple[tuple[Carry, jax.Array], None]:
+    stretches = [(sampler.steps, predict)] if callable(predict) else predict
+    assert sum(calls for calls, _ in stretches) == sampler.steps, 'stretches make up the chain'
+
+    def call(
+        predict: Predict, held: tuple[Carry, jax.Array], i: jax.Array
+    ) -> tuple[tuple[Carry, jax.Array], None]:
         carry, kept = held
         x, t = sampler.network_input(carry, i)
         output = predict(x, t)
@@ -61,8 +69,11 @@ def sample(
             kept = jax.lax.dynamic_update_index_in_dim(kept, now, i % record, 0)
         return (carry, kept), None
 
-    start = (sampler.init(x), jnp.zeros((record, *x.shape), jnp.float32))
-    (carry, kept), _ = jax.lax.scan(call, start, jnp.arange(sampler.steps))
+    held, done = (sampler.init(x), jnp.zeros((record, *x.shape), jnp.float32)), 0
+    for calls, ask in stretches:
+        held, _ = jax.lax.scan(partial(call, ask), held, jnp.arange(done, done + calls))
+        done += calls
+    carry, kept = held
     if not record:
         return sampler.final(carry)
     return sampler.final(carry), jnp.roll(kept, -(sampler.steps % record), axis=0)
@@ -93,7 +104,6 @@ def edit(
 def _clean_image(sampler: Sampler, x: jax.Array, i: jax.Array, output: jax.Array) -> jax.Array:
     """x_0 f32[b h w c] that the network's output on x stands for at call i."""
     output, _ = split_variance(output, x.shape[-1])
-    # PNDM repairs its first step.
-    level = ('told_alpha', 'told_sigma') if 'told_alpha' in sampler.tables else ('alpha', 'sigma')
-    x0, _ = x0_and_eps(sampler.prediction, output, x, *(sampler.at(name, i) for name in level))
+    level = (jnp.asarray(table, jnp.float32)[i] for table in sampler.levels())
+    x0, _ = x0_and_eps(sampler.prediction, output, x, *level)
     return x0 if sampler.clip is None else jnp.clip(x0, -sampler.clip, sampler.clip)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from purify.core.types import Tree
 from purify.diffusion.chain_step import Sampler
+from purify.diffusion.guidance import Guidance
 from purify.diffusion.run_chain import sample, start_noise
 from purify.generative.latent_prior import Condition, LatentPrior, keys_for
 from purify.generative.pixel_prior import Vary
@@ -29,6 +30,7 @@ class ImageVariation(LatentPrior):
         *,
         steps: int = 50,
         guidance: float = 7.5,
+        guidance_interval: Sequence[float] = (),
         sampler: str = 'own',
         size_px: int = 0,
         eta: float | None = None,
@@ -40,17 +42,20 @@ class ImageVariation(LatentPrior):
           steps: timesteps of the chain (50 in the paper).
           guidance: scale of classifier-free guidance (7.5 in the paper); 1 is without, at half the
             work.
+          guidance_interval: noise levels sigma/alpha (low, high) between which it guides, such as
+            (0.3, 6); elsewhere the network is asked once (Kynkäänniemi 2024). () is everywhere.
           sampler: 'own' (the folder's scheduler) or one of `SAMPLERS`.
           size_px: of the new image, 0 for the model's own (512).
           eta: of sampler 'ddim' alone, 0 to 1: how much noise it draws on the way; None is its own,
             0.
         """
-        chain, side = self.sampler(sampler, steps, eta), self.output_size(size_px) // self.factor
+        chain, scales = self.sampler(sampler, steps, eta), Guidance(guidance, guidance_interval)
+        side = self.output_size(size_px) // self.factor
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             latents = start_noise(keys, (side, side, self.latent_shape[1]))
             pixel_values = self.preprocess(images / 2 + 0.5)
-            return 2 * self._chain(chain, guidance, weights, pixel_values, latents, keys) - 1
+            return 2 * self._chain(chain, scales, weights, pixel_values, latents, keys) - 1
 
         return vary
 
@@ -61,6 +66,7 @@ class ImageVariation(LatentPrior):
         *,
         steps: int = 50,
         guidance: float = 7.5,
+        guidance_interval: Sequence[float] = (),
         sampler: str = 'own',
         keys: jax.Array | None = None,
         eta: float | None = None,
@@ -70,17 +76,19 @@ class ImageVariation(LatentPrior):
         See `preprocess`. `keys` key[b] are for samplers that draw noise on the way. Settings are
         those of `vary`; each is compiled once.
         """
-        chain = self.sampler(sampler, steps, eta)
+        chain, scales = self.sampler(sampler, steps, eta), Guidance(guidance, guidance_interval)
         keys = keys_for(chain, keys, len(latents))
-        settings = (steps, guidance, sampler, eta)
+        settings = (steps, guidance, *guidance_interval, sampler, eta)
         rows = jnp.asarray(pixel_values), jnp.asarray(latents), keys
-        return self.run(settings, partial(self._chain, chain, guidance), *rows)
+        return self.run(settings, partial(self._chain, chain, scales), *rows)
 
-    def _chain(self, chain: Sampler, guidance: float, weights: Tree, *rows: jax.Array) -> jax.Array:
+    def _chain(
+        self, chain: Sampler, guidance: Guidance, weights: Tree, *rows: jax.Array
+    ) -> jax.Array:
         pixel_values, latents, keys = rows
         networks = self.networks(weights)
         condition = self.condition(networks['image_encoder'], pixel_values)
-        predict = self.predictor(networks, condition, guidance)
+        predict = guidance.stretches(chain, partial(self.predictor, networks, condition))
         made = sample(chain, predict, chain.start * latents, keys)
         return self.decode(networks, cast(jax.Array, made))
 

@@ -12,7 +12,7 @@ row-wise: nothing one image does reaches another, so a batch may be spread over 
 word between them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from flax import nnx
 from purify.core.errors import UserError
 from purify.core.types import Facts, Tree
 from purify.diffusion.chain_step import Sampler
-from purify.diffusion.guidance import guide, interleave
+from purify.diffusion.guidance import Guidance, guide, interleave
 from purify.diffusion.scheduler_config import sampler_from_diffusers, with_sampler
 from purify.generative.pixel_prior import Prior
 from purify.models.clip.tokenizer import CLIPTokenizer
@@ -134,13 +134,15 @@ class LatentPrior(Prior):
         *,
         steps: int,
         guidance: float,
+        guidance_interval: Sequence[float] = (),
         strength: float = 1.0,
         sampler: str = 'own',
         eta: float | None = None,
         **other: Any,
     ) -> int:
         """One for each of the sampler's steps, two where they are guided."""
-        return self.sampler(sampler, steps, eta, strength).steps * (1 if guidance == 1 else 2)
+        chain = self.sampler(sampler, steps, eta, strength)
+        return Guidance(guidance, guidance_interval).calls(chain)
 
     def output_size(self, size_px: int) -> int:
         """The size of the variations, checked; 0 is the size the UNet was made for."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, cast
 
 import jax
@@ -17,6 +18,7 @@ from purify.defenses.measures import Embeddings
 from purify.defenses.method import Context, Defense, Measure, Method, Models, Outcome, Step
 from purify.defenses.steps import encoder_step, student_step
 from purify.diffusion.chain_step import Sampler
+from purify.diffusion.guidance import Guidance
 from purify.diffusion.run_chain import sample, start_noise
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import Schedule
@@ -37,6 +39,8 @@ class Generate(Measure):
       steps: timesteps of a chain, evenly spaced from the last of the schedule to its first.
       guidance: the scale s of e_u + s (e_c - e_u); 1 is without guidance, at half the work. Ho &
         Salimans' w is s - 1.
+      guidance_interval: noise levels sigma/alpha (low, high) between which it guides; elsewhere the
+        network is asked once. () is everywhere (`purify.diffusion.guidance.Guidance`).
       stream: names the noise, so that two sets of one generator differ.
       dtype: what the network computes in; its chain stays float32.
     """
@@ -46,6 +50,10 @@ class Generate(Measure):
     guidance: float
     stream: str
     dtype: str = 'float32'
+    guidance_interval: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        Guidance(self.guidance, self.guidance_interval)
 
     def chain(self, schedule: Schedule) -> Sampler:
         """Makes the sampler of a whole chain, from noise to a clean image.
@@ -60,7 +68,8 @@ class Generate(Measure):
 
     def network_calls(self, models: Models) -> int:
         """Evaluations of the generator's network for one image; guided ones are two."""
-        return self.chain(models['generator'].schedule).steps * (1 if self.guidance == 1 else 2)
+        chain = self.chain(models['generator'].schedule)
+        return Guidance(self.guidance, self.guidance_interval).calls(chain)
 
     def rule(self, models: Models, context: Context) -> Rule:
         """Makes a function of rows {'label', 'id' i32[b]} to {'image' u8[b h w c], 'finite'}.
@@ -71,12 +80,13 @@ class Generate(Measure):
         generator: Generator = models['generator']
         check_generator(generator, context.shape, context.class_names)
         chain = self.chain(generator.schedule)
+        scales = Guidance(self.guidance, self.guidance_interval)
 
         def generate(weights: Tree, rows: Rows) -> Rows:
             keys = id_keys(stream_key(context.seed, f'generation {self.stream}'), rows['id'])
             noise = chain.start * start_noise(keys, generator.state_shape)
-            predict = generator.predictor(weights['generator'], rows['label'], self.guidance)
-            states = cast(jax.Array, sample(chain, predict, noise, keys))
+            ask = partial(generator.predictor, weights['generator'], rows['label'])
+            states = cast(jax.Array, sample(chain, scales.stretches(chain, ask), noise, keys))
             x = resize_to(generator.decode(weights['generator'], states), context.shape[0])
             x = x.mean(-1, keepdims=True) if generator.channels > context.shape[2] else x
             image = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
