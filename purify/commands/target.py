@@ -86,7 +86,7 @@ def compile_for(name: str, programs: Sequence[Program], run: Settings, count: in
         key = f'{batch} {traced.jaxpr}'
         if key not in made:
             say(f'compiling {program.step} ({place} of {len(programs)})', passing=True)
-            made[key] = _compile(traced, held, batch, mesh)
+            made[key] = _compile(traced, held, batch, mesh.size, target.options)
         rows.append(_describe(program, made[key], target, count))
     hours = sum(row['hours'] for row in rows)
     facts = {'target': name, 'devices': count, 'memory_bytes': target.memory, 'programs': rows}
@@ -115,9 +115,9 @@ def _trace(program: Program, batch: int, mesh: Mesh) -> tuple[Any, Tree, int]:
     return jitted.trace(*held, rows), held, batch
 
 
-def _compile(traced: Any, held: Tree, batch: int, mesh: Mesh) -> Compiled:
-    compiled = compile_traced(traced)
-    flops = {kind: flops / mesh.size for kind, flops in count_by_type(traced.jaxpr).items()}
+def _compile(traced: Any, held: Tree, batch: int, count: int, options: Facts) -> Compiled:
+    compiled = compile_traced(traced, options)
+    flops = {kind: flops / count for kind, flops in count_by_type(traced.jaxpr).items()}
     memory = compiled.memory_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs

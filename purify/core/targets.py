@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
+from purify.core.types import Facts
 
 GIB = 2**30
 FITS = 0.9  # of a device's memory: the rest goes to the runtime, and to gaps
@@ -40,6 +41,14 @@ class Target:
     launch: float = 0.0
     topology: str = ''
     chips: tuple[int, int, int] = (1, 1, 1)
+
+    @property
+    def options(self) -> Facts:
+        """XLA's options for a device that is not here: products whose tiles cannot be tuned on it.
+
+        Left to XLA's own kernels, some fail to compile; cuBLAS takes them all.
+        """
+        return {'xla_gpu_enable_triton_gemm': False} if self.platform == 'cuda' else {}
 
     @property
     def extra(self) -> str:

@@ -51,12 +51,12 @@ def compile_counted(traced: Any, *, devices: int) -> tuple[Any, float]:
     return compile_traced(traced), count_flops(traced.jaxpr) / devices
 
 
-def compile_traced(traced: Any) -> Any:
-    """Compiles a traced program."""
+def compile_traced(traced: Any, options: Facts | None = None) -> Any:
+    """Compiles a traced program; `options` are XLA's."""
     with warnings.catch_warnings():
         # Arguments that no output has the shape of cannot be reused; that is fine.
         warnings.filterwarnings('ignore', 'Some donated buffers were not usable')
-        return traced.lower().compile()
+        return traced.lower().compile(options)
 
 
 def _equation_flops(equation: core.JaxprEqn) -> Counter[str]:

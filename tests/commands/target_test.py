@@ -14,7 +14,7 @@ from purify.commands import target
 from purify.commands.check import check
 from purify.commands.target import EXPECTED, compile_for, print_cost
 from purify.core.errors import UserError
-from purify.core.targets import TARGETS, describe_devices
+from purify.core.targets import TARGETS, Target, describe_devices
 
 INSTALLED = {
     'cuda': importlib.util.find_spec('jax_cuda12_plugin') is not None,
@@ -27,6 +27,7 @@ def here(monkeypatch):
     """Devices of this machine stand for those that are not here."""
     describe = lambda name, count: Mesh(np.array(jax.devices()[:count]), ('data',))
     monkeypatch.setattr(target, 'describe_devices', describe)
+    monkeypatch.setattr(Target, 'options', {})
 
 
 @pytest.fixture(scope='module')
@@ -84,7 +85,7 @@ def test_costs_of_programs(found, here, capsys, count):
 def test_equal_programs_are_compiled_once(found, here, monkeypatch):
     compiled = []
     real = target.compile_traced
-    monkeypatch.setattr(target, 'compile_traced', lambda traced: compiled.append(1) or real(traced))
+    monkeypatch.setattr(target, 'compile_traced', lambda *given: compiled.append(1) or real(*given))
     steps = rows(compile_for('h200', found.programs, quickstart()['run']))
     assert len(steps) == 5
     assert len(compiled) < 5  # the classifiers are of one build
