@@ -61,8 +61,8 @@ from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.method import Relabelling
 from purify.defenses.steps import simclr
 from purify.models.classifiers.registry import CIFAR_SCALE, IMAGENET_SCALE, NETWORKS
+from purify.stages.diffusion_settings import PixelNetwork, latent_generator, pixel_generator
 from purify.stages.train_classifier import classifier
-from purify.stages.train_diffusion import PixelNetwork, latent_generator, pixel_generator
 from purify.train.optim import OPTIMIZERS
 
 STABLE_DIFFUSION = 'CompVis/stable-diffusion-v1-4'

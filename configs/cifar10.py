@@ -32,8 +32,8 @@ from purify.defenses.settings import Evaluation, defend, loaded, plain_defenses
 from purify.defenses.steps import simclr
 from purify.generative.open_prior import variation
 from purify.models.classifiers.registry import CIFAR_SCALE, NETWORKS
+from purify.stages.diffusion_settings import PixelNetwork, pixel_prior, wide_prior
 from purify.stages.train_classifier import classifier
-from purify.stages.train_diffusion import PixelNetwork, pixel_prior, wide_prior
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
 

@@ -57,8 +57,8 @@ from purify.defenses import settings as defenses
 from purify.defenses.dataelixir.method import DataElixir
 from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.models.classifiers.registry import CIFAR_SCALE, IMAGENET_SCALE, NETWORKS
+from purify.stages.diffusion_settings import PixelNetwork, pixel_prior, wide_prior
 from purify.stages.train_classifier import classifier
-from purify.stages.train_diffusion import PixelNetwork, pixel_prior, wide_prior
 from purify.train.optim import OPTIMIZERS
 
 BASELINES = ('activation_clustering', 'spectral', 'abl', 'dbd')

@@ -21,8 +21,8 @@ from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import loaded
 from purify.generative.open_prior import variation
 from purify.models.classifiers.registry import NETWORKS
+from purify.stages.diffusion_settings import wide_prior
 from purify.stages.train_classifier import STRONG_AUGMENTATIONS, classifier
-from purify.stages.train_diffusion import wide_prior
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
 

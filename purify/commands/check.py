@@ -24,8 +24,10 @@ from purify.stages.known import Diagnosis, Known
 from purify.stages.named_folders import encoder_folder, prior_folder
 from purify.stages.registry import KINDS
 from purify.stages.stage_lists import Find
-from purify.stages.train_diffusion import shape_prior
+from purify.stages.train_diffusion import shape_distilled, shape_prior
 from purify.stages.train_encoder import open_encoder
+
+_PLAIN = {'dtype': 'float32', 'vae_slice': 0}  # how a prior is opened to be distilled
 
 
 def check(config: Settings, *, fetched: bool = False) -> Diagnosis:
@@ -72,10 +74,19 @@ def _prior(known: Known, fetched: bool) -> Any:
             found.problems.append(
                 "prior.data='reference', but source.reference='none': no images to train it on."
             )
-        return found.attempt('prior', lambda: shape_prior(known, part))
+        if 'distill' not in part:
+            return found.attempt('prior', lambda: shape_prior(known, part))
+        finished = _finished(known, part | {'load': part['distill']}, _PLAIN, fetched)
+        return found.attempt('prior', lambda: finished and shape_distilled(known, part, finished))
+    return _finished(known, part, _opened(config), fetched)
+
+
+def _finished(known: Known, part: Settings, opened: Facts, fetched: bool) -> Any:
+    """A finished prior as shapes, or None and a problem."""
+    found, config = known.found, known.config
     if fetched or _is_local(part['load']):
         find = lambda: prior_folder(part['load'], part['revision'])[0]
-        load = lambda: load_variation_model(find(), weights=False, **_opened(config))
+        load = lambda: load_variation_model(find(), weights=False, **opened)
         return found.attempt('prior', load)
     model = _wanted_prior(config['defense']) if 'defense' in config else 'pixel'
     _note_download(found, 'prior', part)

@@ -37,15 +37,16 @@ from purify.diffusion.samplers import SAMPLERS
 from purify.generative.open_prior import VARIATION_MODELS
 from purify.models.classifiers.registry import NETWORKS
 from purify.models.flow import CouplingFlow
-from purify.stages.train_classifier import Training
-from purify.stages.train_diffusion import (
+from purify.stages.diffusion_settings import (
     Denoising,
+    DistilledPrior,
     NoiseSchedule,
     PixelNetwork,
     TrainedPrior,
     latent_generator,
     pixel_generator,
 )
+from purify.stages.train_classifier import Training
 from purify.train.class_batches import Fit
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS, make_optimizer
@@ -88,7 +89,7 @@ TAKERS: dict[str, tuple[Taker, ...]] = {
     'generator.network': (PixelNetwork,),
     'schedule': (NoiseSchedule,),
     'sampling': (Generate,),
-    'prior': (Loaded, TrainedPrior),
+    'prior': (Loaded, TrainedPrior, DistilledPrior),
     'encoder': (Loaded, Simclr),
     'generator': (Denoising,),
     'trigger': (TriggerSettings,),

@@ -21,6 +21,7 @@ from purify.train.flops import compile_traced, count_by_type
 from purify.train.inference import even_batch, trace_rows
 
 EXPECTED = 0.45  # of the roofline: what well-tuned programs come to
+SHOWN = 8  # kinds of kernels
 HALVES = ('bfloat16', 'float16')
 
 
@@ -97,7 +98,7 @@ def _batch(program: Program, run: Settings, count: int) -> int:
     """Rows at once over all devices, as the run would take them."""
     if program.trains:
         return len(jax.tree.leaves(program.rows)[0])
-    most = run['batch_per_device'] * count
+    most = run[program.size] * (count if program.size == 'batch_per_device' else 1)
     return count * math.ceil(even_batch(max(program.count, 1), most) / count)
 
 
@@ -165,11 +166,7 @@ def print_cost(found: Facts) -> None:
         first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         print('  '.join([row[0].ljust(len(first)), *rest]))
     for row in found['programs']:
-        kernels = ', '.join(
-            f'{number} {kind} ({row["moved"].get(kind, 0):.0%})'
-            for kind, number in row['kernels'].items()
-        )
-        print(f'{row["step"]}: kernels (share of bytes): {kernels}')
+        print(f'{row["step"]}: kernels (share of bytes): {_kernels(row)}')
         spoken = ', '.join(f'{n} {kind}' for kind, n in row['collectives'].items()) or 'none'
         print(f'{row["step"]}: collectives: {spoken}; host transfers: {row["host_transfers"]}')
         if row['open_loops']:
@@ -178,6 +175,16 @@ def print_cost(found: Facts) -> None:
         if row['device_bytes'] > FITS * found['memory_bytes']:
             print(f'{row["step"]}: does not fit: choose a batch of {row["largest_batch"]} or fewer')
     print(f'whole run: {found["hours"]:.3g} hours, {found["device_hours"]:.3g} device hours')
+
+
+def _kernels(row: Facts) -> str:
+    """The kinds of kernels that move most bytes, and how many of each there are."""
+    kinds = sorted(row['kernels'], key=lambda kind: -row['moved'].get(kind, 0))
+    said = [
+        f'{row["kernels"][kind]} {kind} ({row["moved"].get(kind, 0):.0%})' for kind in kinds[:SHOWN]
+    ]
+    others = sum(row['kernels'][kind] for kind in kinds[SHOWN:])
+    return ', '.join(said + [f'{others} others'] * bool(others))
 
 
 def _cells(row: Facts) -> list[str]:

@@ -202,6 +202,8 @@ def _kind(computations: Mapping[str, Computation], one: Instruction) -> str:
 def _traffic(computations: Mapping[str, Computation], own: Computation, one: Instruction) -> int:
     """Bytes that an instruction reads and writes, of a slice only what is cut out."""
     written = _size(one.shape)
+    if one.code.endswith('-start') and one.shape.startswith('('):  # lists what goes in, too
+        return written
     if one.code in _SLICES:
         return 2 * written
     if one.code == 'dynamic-update-slice':  # in place

@@ -79,15 +79,17 @@ def describe_devices(name: str, count: int = 1) -> Mesh:
                 platform='cuda', topology=f'1x1x{count}', target_config=_gpu_config(name)
             )
         else:
-            os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no TPU to be asked about
+            # There is no TPU to be asked about, nor one that two processes might both take.
+            for variable in ('TPU_SKIP_MDS_QUERY', 'ALLOW_MULTIPLE_LIBTPU_LOAD'):
+                os.environ.setdefault(variable, '1')
             described = topologies.get_topology_desc(
                 platform='tpu', topology_name=target.topology, chips_per_host_bounds=target.chips
             )
     except (RuntimeError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
         raise UserError(
-            f'{name}: no compiler for it is installed here ({str(error).splitlines()[0]}). Install'
-            f" 'purify[{target.extra}]'; it needs no such device and no driver, but some space on"
-            ' disk.'
+            f'{name}: nothing here compiles for it ({str(error).splitlines()[0]}). Install'
+            f" 'purify[{target.extra}]', which needs no such device and no driver, but some space"
+            ' on disk.'
         ) from error
     found = described.devices
     if count > len(found):

@@ -173,6 +173,18 @@ def _second_order(
     return SecondOrder(**_common(schedule, t, clip_sample), stochastic=noisy, tables=tables)
 
 
+def consistency(schedule: Schedule, timesteps: Any, *, clip_sample: bool | None = None) -> Sampler:
+    """Multistep consistency sampling (Song et al. 2023, algorithm 1), for distilled networks.
+
+    Each call goes to the clean image at once, and fresh noise brings it to the next timestep's
+    level. `configs/prior.py:distill=FOLDER` makes such a network, whose answer a single call is.
+    """
+    t = _checked(schedule, timesteps)
+    a, s, a2, s2 = _levels(schedule, t, 1.0)
+    tables = {'alpha': a, 'sigma': s, 'on_x0': a2, 'on_noise': s2}
+    return Sampler(**_common(schedule, t, clip_sample), stochastic=len(t) > 1, tables=tables)
+
+
 def pndm(
     schedule: Schedule,
     timesteps: Any,
@@ -218,5 +230,12 @@ def pndm(
 
 
 SAMPLERS: Registry[Callable[..., Sampler]] = Registry(
-    'sampler', ddpm=ddpm, ddim=ddim, dpmpp_2m=dpmpp_2m, euler=euler, pndm=pndm, sde=sde
+    'sampler',
+    consistency=consistency,
+    ddpm=ddpm,
+    ddim=ddim,
+    dpmpp_2m=dpmpp_2m,
+    euler=euler,
+    pndm=pndm,
+    sde=sde,
 )

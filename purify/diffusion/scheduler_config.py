@@ -28,6 +28,7 @@ from purify.diffusion.scheduler_settings import (
 from purify.diffusion.schedules import PREDICTIONS, SCHEDULES, Schedule, cosine_betas
 from purify.diffusion.timesteps import SPACINGS, make_timesteps
 
+OF_FILES = sorted({*SAMPLERS} - {'consistency'})  # samplers that a file may name
 _CLIPPED = ('ddim', 'euler', 'pndm')  # samplers that reckon with eps beside a clipped x_0
 # Diffusers' names and ours.
 _BETAS_OF = {'linear': 'linear', 'scaled_linear': 'scaled_linear', 'squaredcos_cap_v2': 'cosine'}
@@ -138,6 +139,11 @@ def with_sampler(config: Mapping[str, Any], name: str) -> Facts:
     settings that change the noise in a way that is not supported.
     """
     SAMPLERS[name]  # raises for an unknown one, with the choices
+    if name not in OF_FILES:
+        raise UserError(
+            "sampler 'consistency' is for priors on pixels that were distilled for it"
+            ' (configs/prior.py:distill=FOLDER). Choose another.'
+        )
     betas = {'beta_schedule', 'beta_start', 'trained_betas'} & {*config}
     if config.get('_class_name') not in [*CLASSES] and not betas:
         raise UserError(
@@ -186,7 +192,7 @@ def sampler_from_diffusers(
     not reckon with eps, and refuse it. PNDM with prediction 'sample', which diffusers refuses,
     averages eps. Raises `UserError` for settings that are not supported, by name.
     """
-    others = f'; or let another sampler take its noise: {", ".join(sorted(SAMPLERS))}'
+    others = f'; or let another sampler take its noise: {", ".join(OF_FILES)}'
     kind, schedule = known_class(config, others), schedule_from_diffusers(config)
     off = dict.fromkeys(OFF, (False, None))
     for key, allowed in (FIXED[kind] | off | {'timestep_spacing': tuple(SPACINGS)}).items():

@@ -38,7 +38,7 @@ def make_timesteps(
     """Makes `steps` descending timesteps out of `0 ... train_steps-1`, spaced as in diffusers.
 
     Lin et al. 2024, table 2. i64[steps]; f64 for `euler` with 'linspace', the one case with
-    fractions. `dpmpp_2m` and `sde` spread one point more and leave out the cleanest. `steps_offset`
+    fractions. `LEAVE_OUT_CLEANEST` spread one point more and leave out the cleanest. `steps_offset`
     moves the 'leading' spacing. 'trailing' with some `steps` (61 of 1000 is the least) has one
     timestep more in diffusers, -1, by a rounding error; not here. `UserError`: no such list exists.
     """
@@ -46,24 +46,31 @@ def make_timesteps(
         raise UserError(
             f'steps={steps} must lie between 1 and the {train_steps} timesteps of the schedule.'
         )
-    spare = int(sampler in ('dpmpp_2m', 'sde'))
+    spare = int(sampler in LEAVE_OUT_CLEANEST)
     timesteps = SPACINGS[spacing](train_steps, steps, spare, steps_offset)
     if not (spacing == 'linspace' and sampler == 'euler'):
         timesteps = np.round(timesteps).astype(np.int64)
     return check_timesteps(timesteps, train_steps)
 
 
-def edit_timesteps(start: int, steps: int) -> np.ndarray:
+# Samplers that go from anywhere to the clean image in their last call: the cleanest is no use.
+LEAVE_OUT_CLEANEST = ('dpmpp_2m', 'sde', 'consistency')
+
+
+def edit_timesteps(start: int, steps: int, sampler: str = 'ddim') -> np.ndarray:
     """Evenly spaced timesteps i64[steps] from start-1 down to 0, to denoise after editing.
 
-    With steps = 1 the chain goes from start-1 to the clean image at once. Raises `UserError` if
-    `steps` > `start`.
+    `LEAVE_OUT_CLEANEST` names samplers that spread one point more, up to -1, and leave it out. With
+    steps = 1 the chain goes from start-1 to the clean image at once. Raises `UserError` if `steps`
+    > `start`.
     """
     if not 1 <= steps <= start:
         raise UserError(
             f'cannot place {steps} distinct steps on the {start} timesteps: choose 1 to {start}.'
         )
-    return np.floor(np.linspace(start - 1, 0, steps) + 0.5).astype(np.int64)
+    spare = int(sampler in LEAVE_OUT_CLEANEST)
+    points = np.linspace(start - 1, -spare, steps + spare)[:steps]
+    return np.floor(points + 0.5).astype(np.int64)
 
 
 def window_timesteps(start: int, steps: int, window: int, kept: int) -> np.ndarray:

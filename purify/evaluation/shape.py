@@ -44,7 +44,8 @@ def _answers(known: Known, name: str) -> None:
             }
         )
         rows, count = known.data.rows(), 2 * known.data.test_images
-        known.trace(f'evaluate: {name}', rule, {'classifier': model}, rows, count)
+        models = {'classifier': model}
+        known.trace(f'evaluate: {name}', rule, models, rows, count, 'inference_batch')
 
 
 def _residual(known: Known, method: Method) -> None:

@@ -41,7 +41,9 @@ def variation(model: str, **changes: Any) -> Facts:
     known = defaults(VARIATION_MODELS[model].vary)
     known = {name: value for name, value in known.items() if name not in ('self', 'class_names')}
     usual = {name: value for name, value in known.items() if value not in (None, EMPTY)}
-    usual |= {'sampler': 'ddim', 'eta': 1.0} if model == 'pixel' else {}
+    if model == 'pixel':
+        usual |= {'sampler': 'ddim'}
+        usual |= {'eta': 1.0} if changes.get('sampler', 'ddim') == 'ddim' else {}
     return {'model': model} | changed(usual, changes, f'vary.model={model}', {*known, *usual})
 
 

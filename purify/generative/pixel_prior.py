@@ -19,6 +19,7 @@ from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.types import Tree
+from purify.diffusion.chain_step import Sampler
 from purify.diffusion.run_chain import edit
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import Schedule
@@ -62,12 +63,19 @@ class PixelPrior(Prior):
 
     model: ClassVar[str] = 'pixel'
 
-    def network_calls(self, *, sampler: str, start: int, steps: int, **options: Any) -> int:
+    def network_calls(self, **settings: Any) -> int:
         """One for each of the sampler's steps."""
-        return SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options).steps
+        return self._chain(**settings).steps
 
     def vary(
-        self, class_names: Sequence[str], *, sampler: str, start: int, steps: int, **options: Any
+        self,
+        class_names: Sequence[str],
+        *,
+        sampler: str,
+        start: int,
+        steps: int,
+        eta: float | None = None,
+        **options: Any,
     ) -> Vary:
         """Edits images (Meng 2022): noise to step `start`, back in `steps` calls of `sampler`.
 
@@ -78,17 +86,24 @@ class PixelPrior(Prior):
           sampler: one of `SAMPLERS`.
           start: how many of the schedule's steps are undone, 1 to its length; more changes more.
           steps: network calls, at most `start`.
+          eta: share of DDPM's noise that DDIM draws, 0 to 1; other samplers do not look at it.
           **options: the sampler's own, such as `variance` and `clip_sample`.
-          eta: share of DDPM's noise that DDIM draws, 0 to 1.
         """
-        if not 1 <= start <= self.schedule.steps:
-            raise UserError(
-                f'vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.'
-            )
-        chain = SAMPLERS.make(sampler, self.schedule, edit_timesteps(start, steps), **options)
+        chain = self._chain(sampler, start, steps, eta, **options)
 
         def vary(weights: Tree, images: jax.Array, labels: jax.Array, keys: jax.Array) -> jax.Array:
             network = nnx.merge(self.graph, weights['params'], weights['stats'])
             return cast(jax.Array, edit(chain, network, resize_to(images, self.size_px), keys))
 
         return vary
+
+    def _chain(
+        self, sampler: str, start: int, steps: int, eta: float | None = None, **options: Any
+    ) -> Sampler:
+        if not 1 <= start <= self.schedule.steps:
+            raise UserError(
+                f'vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.'
+            )
+        options |= {'eta': eta} if sampler == 'ddim' and eta is not None else {}
+        timesteps = edit_timesteps(start, steps, sampler)
+        return SAMPLERS.make(sampler, self.schedule, timesteps, **options)

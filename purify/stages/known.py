@@ -40,6 +40,7 @@ class Program:
       whole: what every device holds a copy of, as shapes or arrays.
       rows: what is spread over the devices, as shapes [2 ...], of a training [batch ...].
       count: how many rows pass through it in the whole run, at most.
+      size: the setting of the part `run` that says how many rows it takes at once.
       trains: whether it is an update: `rows` are a batch, and `whole` is replaced by what comes
         out.
     """
@@ -49,6 +50,7 @@ class Program:
     whole: Any
     rows: Any
     count: int
+    size: str = 'batch_per_device'
     trains: bool = False
 
 
@@ -151,18 +153,24 @@ class Known:
         return found
 
     def trace(
-        self, step: str, make_rule: Callable[..., Any], models: Facts, rows: Shapes, count: int
+        self,
+        step: str,
+        make_rule: Callable[..., Any],
+        models: Facts,
+        rows: Shapes,
+        count: int,
+        size: str = 'batch_per_device',
     ) -> Shapes:
         """Shapes of the columns that a rule makes of rows; {} where a model's tracing failed.
 
-        `count` rows pass through it in the run, at most.
+        `step`, `count` and `size` are the program's (`Program`).
         """
         if None in models.values():
             return {}
         rule = make_rule(models, self.context)
         weights = {role: model.weights for role, model in models.items()}
         columns = jax.eval_shape(rule, weights, rows)
-        self.found.programs.append(Program(step, rule, weights, rows, count))
+        self.found.programs.append(Program(step, rule, weights, rows, count, size))
         return columns
 
 

@@ -11,8 +11,10 @@ from purify.core.files import write_json
 from purify.core.types import Facts, Settings, Tree
 from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.generative.pixel_generator import make_preconditioning, read_schedule
+from purify.generative.pixel_prior import PixelPrior
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.weights import write_folder
+from purify.train.objectives.consistency import Consistency
 from purify.train.objectives.denoise import Denoise, DenoisePreconditioned
 from purify.train.objectives.tasks import Task
 from purify.train.state import Build
@@ -63,6 +65,28 @@ def make_denoiser(settings: Settings, graph: Any, classes: int = 0) -> tuple[Tas
     raise UserError(
         f"generator.objective.name={objective['name']!r}: choose 'ddpm', 'edm' or 'latent'."
     )
+
+
+def make_consistency(settings: Settings, finished: Any) -> tuple[Consistency, Build, Facts]:
+    """Makes the task that distils a prior, the function that builds its network, and its config.
+
+    Raises `UserError` for a prior that is not on pixels, or learned its variance.
+    """
+    if not isinstance(finished, PixelPrior):
+        raise UserError(
+            f'prior.distill={settings["distill"]}: a {finished.model!r} prior cannot be distilled;'
+            ' choose one on pixels.'
+        )
+    weights = finished.weights
+    config = nnx.merge(finished.graph, weights['params'], weights['stats']).config
+    if config['out_channels'] != config['in_channels']:
+        raise UserError(
+            f'prior.distill={settings["distill"]}: this prior learned its variance too, which'
+            ' cannot be distilled; choose another.'
+        )
+    sizes = finished.size_px, settings['ema_decay'], settings['stride']
+    task = Consistency(finished.graph, finished.schedule, *sizes, frozen=weights)
+    return task, lambda rngs: UNet2DModel.from_config(config, rngs=rngs), dict(config)
 
 
 def write_denoiser(

@@ -75,6 +75,11 @@ def prior_stages(where: dict[str, Input], config: Settings, find: Find) -> list[
     name = ':'.join(source[key] for key in ('name', 'path') if key in source)  # for its provenance
     how = {'reference': source['reference']} if part['data'] == 'reference' else {}
     settings = part | {'source': name, 'seeds': training_seeds(config['seeds'])} | how
+    if 'distill' in part:
+        folder, digest = find(part['distill'], part['revision'])
+        inputs = {'data': data, 'finished': Input(outside=folder, digest=digest)}
+        settings = {key: settings[key] for key in settings if key not in ('distill', 'revision')}
+        return [Stage('prior', train_diffusion.distill_prior, settings, inputs)]
     return [Stage('prior', train_diffusion.train_prior, settings, {'data': data} | start_of(part))]
 
 

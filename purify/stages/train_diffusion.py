@@ -1,16 +1,17 @@
 """The stages that train diffusion models: priors, without classes, and generators, with them."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from purify.core import devices
 from purify.core.files import write_json
-from purify.core.types import Facts, Settings
+from purify.core.types import Settings
 from purify.data.loader import Split
 from purify.data.training_set import TrainingSet
 from purify.defenses.method import Step
-from purify.diffusion.preconditioning import Preconditioning
+from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.engine.stage import Work
+from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_generator import NOTE, make_pixel_generator, read_schedule
 from purify.generative.pixel_prior import PixelPrior
 from purify.stages.finetune_latent import shape_latent, train_latent
@@ -18,148 +19,14 @@ from purify.stages.fit_network import fit_network
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
 from purify.stages.networks_on_disk import write_network
-from purify.stages.pixel_denoiser import make_denoiser, prior_builder, write_denoiser
+from purify.stages.pixel_denoiser import (
+    make_consistency,
+    make_denoiser,
+    prior_builder,
+    write_denoiser,
+)
 from purify.stages.provenance import note_training
-from purify.train.optim import OPTIMIZERS
 from purify.train.state import abstract_network
-
-
-@dataclass(frozen=True)
-class PixelNetwork:
-    """The `network` of a prior or a generator on pixels: a UNet of diffusers' kind.
-
-    Attributes:
-      sample_size: side of its images; others are brought to it.
-      block_out_channels: of its levels, the first at full size, each next at half.
-      layers_per_block: of each level.
-      attention_levels: how many of the coarsest levels have attention.
-      norm_num_groups: of its norms.
-      dropout: share.
-      dtype: what it computes in.
-    """
-
-    sample_size: int
-    block_out_channels: tuple[int, ...]
-    layers_per_block: int = 2
-    attention_levels: int = 0
-    norm_num_groups: int = 32
-    dropout: float = 0.0
-    dtype: str = 'float32'
-
-
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """The `schedule` of a prior or of a generator's objective: how much noise each step has.
-
-    Attributes:
-      name: one of `purify.diffusion.schedules.SCHEDULES`.
-      steps: its length T.
-      prediction: what the network predicts: 'epsilon', 'sample' or 'v_prediction'.
-    """
-
-    name: str = 'linear'
-    steps: int = 1000
-    prediction: str = 'epsilon'
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """How a diffusion model on pixels is trained.
-
-    Attributes:
-      network: see `PixelNetwork`.
-      optim: see `purify.train.optim.make_optimizer`.
-      steps: updates.
-      batch: images of an update.
-      epochs: passes over the images, instead of steps.
-      accumulate: pieces that a batch is worked through in.
-      ema_decay: of the average of the parameters, which is what is kept.
-      stored_dtype: of the weights on disk.
-      augment: of the images, by name of the augmentation.
-      init_from: a finished model to start from.
-    """
-
-    network: PixelNetwork
-    optim: Settings
-    steps: int
-    batch: int
-    epochs: float = 0.0
-    accumulate: int = 1
-    ema_decay: float = 0.995
-    stored_dtype: str = 'float32'
-    augment: Settings = field(default_factory=dict)
-    init_from: str = ''
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedPrior(Denoising):
-    """The part `prior` of a config that trains it on `data`: 'reference' or 'poisoned' images."""
-
-    data: str = 'reference'
-    schedule: NoiseSchedule = NoiseSchedule()
-
-
-def pixel_prior(
-    network: PixelNetwork, *, lr: float, steps: int, batch: int, **changes: Any
-) -> Facts:
-    """A pixel DDPM trained in the same run, see `TrainedPrior`."""
-    return asdict(TrainedPrior(network, OPTIMIZERS.part('adam', lr=lr), steps, batch, **changes))
-
-
-def wide_prior(
-    *, size_px: int, channels: tuple[int, ...], attention_levels: int, **run: Any
-) -> Facts:
-    """A `pixel_prior` for photographs, as Ho et al. 2020: two blocks a level, dropout, flips."""
-    usual = {'dropout': 0.1, 'dtype': 'bfloat16'}
-    network = PixelNetwork(size_px, channels, attention_levels=attention_levels, **usual)
-    return pixel_prior(network, ema_decay=0.9999, augment={'flip': {'p': 0.5}}, **run)
-
-
-def pixel_generator(
-    unet: PixelNetwork, optim: Settings, *, objective: str = 'ddpm', drop: float = 0.1, **run: Any
-) -> Facts:
-    """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images.
-
-    The objective 'ddpm' learns the noise on a linear schedule of 1,000 steps, 'edm' is that of
-    Karras et al. 2022. `run` is of `Denoising`.
-
-    Args:
-      unet: the network.
-      optim: see `purify.train.optim.make_optimizer`.
-      objective: 'ddpm' or 'edm'.
-      name: the same, as a config has it.
-      drop: chance that a training image's class is not told, for guidance.
-      **run: see `Denoising`.
-    """
-    own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
-    told = {'objective': {'name': objective, 'drop': drop} | own}
-    return told | asdict(Denoising(unet, optim, **run))
-
-
-def latent_generator(
-    *, epochs: float = 50.0, batch: int = 16, lr: float = 1e-4, dtype: str = 'float32'
-) -> Facts:
-    """Stable Diffusion, the config's `prior`, fine-tuned on captions of the classes (Pan 2024).
-
-    Numbers are those of the paper and its code: AdamW at a constant 1e-4, 50 epochs, 16 images,
-    every caption told (`drop` 0).
-
-    Args:
-      epochs: passes over the images.
-      batch: images of an update.
-      lr: learning rate.
-      dtype: what its networks compute in, 'float32' or 'bfloat16'.
-      name: 'latent'.
-      caption: what an image is called; {} is the name of its class.
-      drop: chance that a training image's caption is not told.
-      size_px: side of the images; 0 is the model's own size.
-    """
-    optim = OPTIMIZERS.part('adamw', lr=lr, schedule='constant', weight_decay=0.01)
-    objective = {'name': 'latent', 'caption': 'A photo of a {}', 'drop': 0.0, 'size_px': 0}
-    objective |= {'dtype': dtype}
-    run = {'epochs': epochs, 'steps': 0, 'batch': batch, 'accumulate': 1, 'ema_decay': 0.0}
-    run |= {'stored_dtype': 'float32'}
-    return {'objective': objective, 'optim': optim, 'augment': {}} | run
 
 
 def train_prior(work: Work) -> None:
@@ -167,6 +34,26 @@ def train_prior(work: Work) -> None:
     images = len(_train_pixels(work, conditional=False))
     if devices.is_lead():
         note_training(work.folder, work.settings, images, work.inputs.get('init'))
+
+
+def distill_prior(work: Work) -> None:
+    """Distils the pixel DDPM in `finished` on the dataset `data`, to need one to four calls.
+
+    Leaves its average as `_train_pixels` does; sampler 'consistency' asks it.
+    """
+    settings, split = work.settings, Split(work.inputs['data'], 'train')
+    finished = load_variation_model(work.inputs['finished'])
+    task, build, config = make_consistency(settings, finished)
+    held = devices.put_copy(task.frozen, devices.global_mesh())
+    task, data = replace(task, frozen=held), TrainingSet(split)
+    state = fit_network(work, task, build, None, data, start=finished.weights)
+    weights = state.weights()
+    write_network(work.folder, config, weights)
+    if devices.is_lead():
+        scheduler = schedule_to_diffusers(task.schedule)
+        given = (config, scheduler, task.graph, weights, settings['stored_dtype'])
+        write_denoiser(work.folder, *given)
+        note_training(work.folder, settings, len(split), work.inputs['finished'])
 
 
 def run(work: Work) -> None:
@@ -212,6 +99,15 @@ def shape_prior(known: Known, part: Settings) -> PixelPrior:
     shape_training(known, 'prior', part, task, build)
     known.found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
     return PixelPrior(graph, weights, read_schedule(part['schedule']), size, data.channels)
+
+
+def shape_distilled(known: Known, part: Settings, finished: Any) -> PixelPrior:
+    """Traces the distillation of a prior that holds shapes; returns it, still with shapes."""
+    task, build, _ = make_consistency(part, finished)
+    shape_training(known, 'prior', part, task, build, finished.weights)
+    count = count_numbers(finished.weights['params'])
+    known.found.notes.append(f'prior: distilled from {part["distill"]}, {count:,} parameters')
+    return finished
 
 
 def shape(known: Known, step: Step) -> None:

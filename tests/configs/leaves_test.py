@@ -376,6 +376,7 @@ def reaching(config):
         'attacks.py:full,source=arrays:x',
         'attacks.py:source=arrays:x',
         'prior.py',
+        'prior.py:distill=digits',
         'cifar10.py',
         'cifar10.py:small',
         'cifar10.py:prior=train',

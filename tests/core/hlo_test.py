@@ -45,6 +45,8 @@ ENTRY %main (a: bf16[4,4], b: f32[100,8]) -> f32[100,8] {
   %near = f32[100,8]{1,0:T(8,128)S(1)} copy(%b)
   %wide = f32[4,4]{1,0} custom-call(%a, %a), custom_call_target="__cublas$gemm"
   %sum = f32[4,4]{1,0} all-reduce(%wide), replica_groups={}, to_apply=%condition
+  %ahead = (f32[100,8]{1,0:S(1)}, f32[100,8]{1,0}, u32[]{:S(2)}) copy-start(%b)
+  %ahead.1 = f32[100,8]{1,0:S(1)} copy-done(%ahead)
   %zero.2 = s32[] constant(0)
   %start = (s32[], f32[100,8]{1,0}, f32[100,8]{1,0}) tuple(%zero.2, %b, %b)
   %loop = (s32[], f32[100,8]{1,0}, f32[100,8]{1,0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"50"}}
@@ -61,8 +63,9 @@ def test_bytes_kernels_and_collectives_of_a_program_by_hand():
     assert work.moved['__cublas$gemm'] == 2 * 16 * 2 + 16 * 4
     assert work.moved['all-reduce'] == 2 * 16 * 4
     assert work.moved['transpose or copy'] == 100 * 8 * 4  # into the chip's own memory: read alone
+    assert work.moved['copy-start'] == 100 * 8 * 4  # likewise, ahead of its use
     assert work.kernels['fused element-wise'] == 2
-    assert work.launches == 2 * 50 + 3
+    assert work.launches == 2 * 50 + 4
     assert work.collectives == {'all-reduce': 1}
     assert not work.open_loops
     assert not work.host_transfers

@@ -19,6 +19,7 @@ SHAPE = (4, 4, 3)
 KEYS = jax.random.split(jax.random.key(7), 8)
 IMAGES = jax.random.uniform(jax.random.key(8), (8, *SHAPE), minval=-1, maxval=1)
 STOCHASTIC = [('ddpm', {'variance': 'fixed_large'}), ('ddim', {'eta': 0.7})]
+DRAW = ('consistency', 'ddpm', 'sde')  # samplers that always draw noise
 ALL = [(name, {}) for name in SAMPLERS] + STOCHASTIC
 
 
@@ -91,7 +92,7 @@ def test_euler_between_timesteps_brings_the_image_back():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('case', [(name, {}) for name in SAMPLERS if name not in ('ddpm', 'sde')])
+@pytest.mark.parametrize('case', [(name, {}) for name in SAMPLERS if name not in DRAW])
 def test_a_network_that_names_the_noise_undoes_the_edit(case):
     """Deterministic samplers walk back the line they came from; the noise is that of the stream
     START_STREAM, drawn per image.
@@ -193,7 +194,7 @@ def test_the_network_is_in_the_program_once_and_random_bits_only_if_needed(case)
     _, sampler = build(*case, edit_timesteps(80, 40))
     text = str(jax.make_jaxpr(functools.partial(sample, sampler, wobble))(IMAGES, KEYS))
     assert text.count(' tanh ') == 1
-    assert ('random_bits' in text) == (case in STOCHASTIC or case[0] in ('ddpm', 'sde'))
+    assert ('random_bits' in text) == (case in STOCHASTIC or case[0] in DRAW)
 
 
 def test_edit_noises_to_the_first_timestep():

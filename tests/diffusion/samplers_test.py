@@ -170,10 +170,22 @@ def test_other_samplers_leave_a_learned_variance_aside(name):
     np.testing.assert_array_equal(step(sampler, output=both), step(sampler))
 
 
+def test_consistency_goes_to_the_clean_image_and_back_to_the_next_level():
+    sampler = SAMPLERS.make('consistency', FREE, [700, 300])
+    carry = sampler.init(X)
+    carry = sampler.step(carry, 0, EPS, NOISE)
+    alpha, sigma = FREE.alpha_sigma(np.array([700, 300]))
+    x0 = (X - sigma[0] * EPS) / alpha[0]
+    np.testing.assert_allclose(carry['x'], alpha[1] * x0 + sigma[1] * NOISE, rtol=1e-5, atol=1e-5)
+    last = sampler.final(sampler.step(carry, 1, EPS, NOISE))
+    np.testing.assert_allclose(last, (carry['x'] - sigma[1] * EPS) / alpha[1], rtol=1e-5, atol=1e-5)
+    assert not SAMPLERS.make('consistency', FREE, [700]).stochastic
+
+
 def test_who_draws_noise():
     stochastic = {name: SAMPLERS.make(name, FREE, [5, 0]).stochastic for name in SAMPLERS}
     wanted = {'ddpm': True, 'ddim': False, 'dpmpp_2m': False, 'euler': False, 'pndm': False}
-    wanted |= {'sde': True}
+    wanted |= {'sde': True, 'consistency': True}
     assert stochastic == wanted
     assert SAMPLERS.make('ddim', FREE, [5, 0], eta=0.3).stochastic
     assert all(SAMPLERS.make('ddpm', FREE, [5, 0], variance=v).stochastic for v in VARIANCES)

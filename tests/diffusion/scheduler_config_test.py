@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from purify.core.errors import UserError
 from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.scheduler_config import (
+    OF_FILES,
     sampler_from_diffusers,
     schedule_from_diffusers,
     schedule_to_diffusers,
@@ -98,7 +99,7 @@ def test_old_files_say_what_is_predicted_by_predict_epsilon(old, meant):
     config = {'_class_name': 'DDPMScheduler', 'predict_epsilon': old}
     assert schedule_from_diffusers(config).prediction == meant
     assert schedule_from_diffusers(config | {'prediction_type': meant}).prediction == meant
-    for name in SAMPLERS:  # another sampler does not change what the network predicts
+    for name in OF_FILES:  # another sampler does not change what the network predicts
         assert schedule_from_diffusers(with_sampler(config, name)).prediction == meant
     if old is not None:
         told = f"prediction_type = 'v_prediction', but predict_epsilon = {old} means '{meant}'"
@@ -227,7 +228,7 @@ def test_pndm_files_without_the_setting_mean_runge_kutta():
         sampler_from_diffusers({'_class_name': 'PNDMScheduler'}, 10)
 
 
-@pytest.mark.parametrize('name', SAMPLERS)
+@pytest.mark.parametrize('name', OF_FILES)
 def test_another_sampler_takes_over_the_noise_and_the_place(name):
     config = with_sampler(SD, name)
     sampler = sampler_from_diffusers(config, 10)
@@ -239,6 +240,8 @@ def test_another_sampler_takes_over_the_noise_and_the_place(name):
     assert sampler.clip is None
     with pytest.raises(UserError, match='ddim, ddpm'):
         with_sampler(SD, 'heun')
+    with pytest.raises(UserError, match='priors on pixels that were distilled'):
+        with_sampler(SD, 'consistency')
 
 
 def test_strength_keeps_the_last_timesteps():
@@ -313,7 +316,7 @@ def test_unknown_classes_lend_their_noise_to_another_sampler():
     said = r'HeunDiscreteScheduler.*take its noise: ddim, ddpm, dpmpp_2m, euler, pndm, sde'
     with pytest.raises(UserError, match=said):
         sampler_from_diffusers(heun, 10)
-    for name in SAMPLERS:
+    for name in OF_FILES:
         theirs, own = (
             sampler_from_diffusers(with_sampler(config, name), 10) for config in (heun, SD)
         )

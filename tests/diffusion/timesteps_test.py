@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from purify.core.errors import UserError
 from purify.diffusion.timesteps import (
+    LEAVE_OUT_CLEANEST,
     check_timesteps,
     edit_timesteps,
     make_timesteps,
@@ -59,6 +60,16 @@ def test_edit_timesteps(start, data):
         assert gaps.min() >= 1
         assert gaps.max() - gaps.min() <= 1
     np.testing.assert_array_equal(edit_timesteps(start, start), np.arange(start)[::-1])
+
+
+@given(st.integers(1, 1000), st.sampled_from(LEAVE_OUT_CLEANEST), st.data())
+def test_some_samplers_do_not_spend_a_call_on_the_cleanest_timestep(start, sampler, data):
+    steps = data.draw(st.integers(1, start))
+    timesteps = edit_timesteps(start, steps, sampler)
+    gaps = -np.diff([*timesteps, -1])  # the clean image counts as one step below 0
+    assert timesteps[0] == start - 1
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
 
 
 def test_every_timestep_as_published():

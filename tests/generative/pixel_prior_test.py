@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.diffusion.samplers import SAMPLERS
 from purify.diffusion.schedules import make_noise_schedule
 from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_prior import PixelPrior
@@ -29,7 +30,7 @@ def prior():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('sampler', ['ddim', 'ddpm', 'euler', 'dpmpp_2m', 'pndm'])
+@pytest.mark.parametrize('sampler', sorted(SAMPLERS))
 def test_a_perfect_network_gives_the_image_back(sampler):
     model = prior()
     keys = jax.random.split(jax.random.key(0), 3)
@@ -37,6 +38,18 @@ def test_a_perfect_network_gives_the_image_back(sampler):
         model.weights, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3, int), keys
     )
     assert np.abs(np.asarray(out)).max() < 2e-3
+
+
+def test_eta_is_of_ddim_alone():
+    keys, images = jax.random.split(jax.random.key(0), 3), jnp.zeros((3, 8, 8, 1))
+
+    def varied(sampler, eta):
+        model = prior()
+        vary = model.vary([], sampler=sampler, start=60, steps=3, eta=eta)
+        return np.asarray(vary(model.weights, images + 0.3, jnp.zeros(3, int), keys))
+
+    assert (varied('ddim', 0.0) != varied('ddim', 1.0)).any()
+    np.testing.assert_array_equal(varied('sde', 0.0), varied('sde', 1.0))
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ class Generate(Measure):
         # Stable Diffusion's would leave a little noise.
         schedule = replace(schedule, set_alpha_to_one=True)
         options = dict(self.sampler)
-        name, times = options.pop('name'), edit_timesteps(schedule.steps, self.steps)
+        name = options.pop('name')
+        times = edit_timesteps(schedule.steps, self.steps, name)
         return SAMPLERS.make(name, schedule, times, **options)
 
     def network_calls(self, models: Models) -> int:
@@ -125,7 +126,7 @@ class Generation(Limited, Defense, place='defense.'):
     """Trains a diffusion model on the poisoned dataset, and a student on what it generates.
 
     Attributes:
-      generator: how the model is trained (`purify.stages.train_diffusion.pixel_generator`,
+      generator: how the model is trained (`purify.stages.diffusion_settings.pixel_generator`,
         `latent_generator`).
       sampling: `sampler`, `steps`, `guidance` and `dtype` of `Generate`.
       images: how many are generated, of all classes in turn; 0 is as many as the poisoned dataset

@@ -12,8 +12,8 @@ from purify.defenses.method import Context
 from purify.defenses.steps import simclr
 from purify.diffusion.schedules import make_noise_schedule
 from purify.models.classifiers.registry import NETWORKS
+from purify.stages.diffusion_settings import PixelNetwork, pixel_generator
 from purify.stages.train_classifier import classifier
-from purify.stages.train_diffusion import PixelNetwork, pixel_generator
 from purify.train.optim import OPTIMIZERS
 
 NAMES = ['black', 'grey', 'white']
