@@ -68,6 +68,7 @@ def shape(known: Known, step: Step) -> None:
     rows = {name: jax.ShapeDtypeStruct((2,), np.int32) for name in ('label', 'id')}
     models = known.models({'generator': step.inputs['generator']})
     known.trace(step.name, step.by.rule, models, rows, count)
+    known.sizes[step.name] = count
 
 
 KIND = Kind(run, shape, ('seed', 'shard_size'))

@@ -116,6 +116,7 @@ class Known:
       prior: the diffusion model as shapes, or None.
       encoder: a finished one from outside the run, as shapes, or None.
       widths: how many features a step measures, by step.
+      sizes: how many images a step makes, by step.
       traced: the updates traced so far by fingerprint, so that equal ones are traced once.
       generators: those so far by name, as shapes, None for one whose tracing failed.
     """
@@ -127,6 +128,7 @@ class Known:
     prior: Any = None
     encoder: Any = None
     widths: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     traced: dict[str, Program] = field(default_factory=dict)
     generators: Settings = field(default_factory=dict)
 
@@ -175,13 +177,23 @@ class Known:
 
 
 def shape_training(
-    known: Known, name: str, part: Settings, task: Task, build: Build, weights: Tree = None
+    known: Known,
+    name: str,
+    part: Settings,
+    task: Task,
+    build: Build,
+    weights: Tree = None,
+    *,
+    data: str = '',
 ) -> None:
     """Traces the state, the augmentations and one update of a training that starts from `weights`.
 
+    `data` is the step whose images it is trained on; all others train on the poisoned ones.
+
     Raises `UserError` for settings that no training can have.
     """
-    start, data, mesh = part.get('init_from'), known.data, devices.global_mesh()
+    start, mesh = part.get('init_from'), devices.global_mesh()
+    images = known.sizes.get(data, known.data.images)
     if start and not user_path(start).exists():
         raise UserError(f'{name}.init_from={start}: no such folder or file.')
     if start and _headless(user_path(start), build):
@@ -194,7 +206,7 @@ def shape_training(
             f'batch={part["batch"]} does not split over {mesh.size} devices x'
             f' accumulate={part["accumulate"]}; choose a multiple.'
         )
-    steps = total_steps(part['epochs'], part['steps'], data.images, part['batch'])
+    steps = total_steps(part['epochs'], part['steps'], images, part['batch'])
     optimizer = make_optimizer(steps, **part['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     names = ('network', 'classifier', 'optim', 'augment', 'batch', 'accumulate', 'objective')
@@ -206,7 +218,7 @@ def shape_training(
     if mark in known.traced:
         known.found.programs.append(replace(known.traced[mark], step=name, count=count))
         return
-    image = {'image': np.zeros(data.pixels, np.uint8), 'label': 0, 'id': 0}
+    image = {'image': np.zeros(known.data.pixels, np.uint8), 'label': 0, 'id': 0}
     image = pair(image, image) if isinstance(task, MixMatch) else image
     seed = known.config['seeds']['model']
     own = {'seed': seed, 'keep_ema': task.ema_decay > 0, 'mesh': mesh}

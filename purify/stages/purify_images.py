@@ -65,6 +65,8 @@ def shape(known: Known, step: Step) -> None:
     rows = known.data.rows('label', 'id', 'variation')
     count = known.data.images * step.by.number()
     known.trace(step.name, step.by.rule, known.models(step.inputs), rows, count)
+    if 'picked' not in step.inputs:
+        known.sizes[step.name] = count
 
 
 KIND = Kind(run, shape, ('seed', 'shard_size'))

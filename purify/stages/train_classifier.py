@@ -135,24 +135,25 @@ def _left_out(work: Work) -> Split:
 
 def shape(known: Known, step: Step) -> None:
     """Traces the training, or opens a finished classifier; puts it among the known networks."""
-    given = {role: step.inputs.get(role, '') for role in ('teacher', 'init')}
+    given = {role: step.inputs.get(role, '') for role in ('teacher', 'init', 'data')}
     shape_classifier(known, step.name, step.settings, **given)
 
 
 def shape_classifier(
-    known: Known, name: str, part: Settings, *, teacher: str = '', init: str = ''
+    known: Known, name: str, part: Settings, *, teacher: str = '', init: str = '', data: str = ''
 ) -> None:
     """Traces a classifier's training, or opens a finished one; puts it among the known networks.
 
-    `teacher` and `init` name networks; one that is wrong is a problem of its own.
+    `teacher` and `init` name networks; one that is wrong is a problem of its own. `data` is the
+    step that makes its images.
     """
-    found, data = known.found, known.data
+    found = known.found
     known.networks[name] = None
     if part['load']:
         model = found.attempt(name, lambda: read_classifier(finished_folder(part['load'])[0]))
         known.networks[name] = (model.graph, model.weights) if model else None
         return
-    build = classifier_builder(part['network'], data.classes, data.channels)
+    build = classifier_builder(part['network'], known.data.classes, known.data.channels)
     network = found.attempt(name, lambda: abstract_network(build))
     if network is None:
         return
@@ -161,7 +162,7 @@ def shape_classifier(
 
     def trace() -> None:
         task = make_task(part['objective'], network[0], given)
-        shape_training(known, name, part, task, build)
+        shape_training(known, name, part, task, build, data=data)
 
     if not teacher or given is not None:
         found.attempt(name, trace)

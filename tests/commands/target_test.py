@@ -54,6 +54,9 @@ def test_every_device_program_of_the_run_is_there_once_with_what_passes_through_
     batch, epochs = config['teacher']['batch'], config['teacher']['epochs']
     assert programs['teacher'].count >= epochs * images
     assert programs['teacher'].count % batch == 0
+    student = config['student']
+    made = student['epochs'] * programs['purified'].count
+    assert made <= programs['student'].count < made + student['batch']
 
 
 @pytest.mark.parametrize('count', [1, 2])
