@@ -160,6 +160,11 @@ def put_copy(tree: Tree, mesh: Mesh) -> Any:
     return jax.tree.map(put, tree)
 
 
+def is_cpu(mesh: Mesh) -> bool:
+    """Whether the devices of a mesh are CPUs."""
+    return mesh.devices.flat[0].platform == 'cpu'
+
+
 def peak_flops() -> float | None:
     """Dense bf16 peak of one device of this kind, or None where it is not known (CPUs)."""
     kind = jax.devices()[0].device_kind

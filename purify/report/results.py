@@ -90,6 +90,8 @@ class StageCost(Struct, frozen=True, kw_only=True):
     seconds: Number | None
     device_seconds: Number | None = None
     compile_seconds: Number | None = None
+    programs: Number | None = None
+    from_cache: Number | None = None
     wait_share: Number | None = None
     images_per_s: Number | None = None
     images_per_s_per_device: Number | None = None

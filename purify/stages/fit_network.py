@@ -50,9 +50,7 @@ def fit_network(
     state = make_state(build, optimizer, mesh=mesh, **fresh)
     sizes = {'batch': settings['batch'], 'accumulate': settings['accumulate']}
     every = {name: run[name] for name in ('save_every', 'log_every')}
-    every['together'] = run['steps_together'] or (
-        1 if mesh.devices.flat[0].platform == 'cpu' else 16
-    )
+    every['together'] = run['steps_together'] or (1 if devices.is_cpu(mesh) else 16)
     span = {'first': first, 'steps': last, 'of': steps}
     own = {'seed': seeds['model'], 'writers': work.writers}
     plan = Plan(work.name, work.folder, **sizes, **every, **span, **own)

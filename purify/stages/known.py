@@ -24,7 +24,7 @@ from purify.train.loop import feed_step, make_step
 from purify.train.objectives.semi_supervised import FitHead, MixMatch, head_only
 from purify.train.objectives.tasks import Task
 from purify.train.optim import make_optimizer, total_steps
-from purify.train.state import Build, abstract_network, make_state
+from purify.train.state import Build, abstract_network, state_maker
 
 Network = tuple[Any, Any]  # structure, and weights as shapes
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -221,8 +221,8 @@ def shape_training(
     image = {'image': np.zeros(known.data.pixels, np.uint8), 'label': 0, 'id': 0}
     image = pair(image, image) if isinstance(task, MixMatch) else image
     seed = known.config['seeds']['model']
-    own = {'seed': seed, 'keep_ema': task.ema_decay > 0, 'mesh': mesh}
-    state = jax.eval_shape(lambda init: make_state(build, optimizer, init=init, **own), weights)
+    make = state_maker(build, optimizer, seed=seed, keep_ema=task.ema_decay > 0)
+    state = jax.eval_shape(make, weights)
     of_jax = lambda x: jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)  # no int64
     shaped = lambda x: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), of_jax(x))
     rows = {key: shaped(x) for key, x in image.items()}

@@ -1,6 +1,7 @@
 """What training carries from step to step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -9,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from purify.core.devices import replicated
+from purify.core.devices import is_cpu, replicated
 from purify.core.randomness import stream_key
 from purify.core.types import Tree
 from purify.models.files.weights import abstract
@@ -52,20 +53,18 @@ def abstract_network(build: Build) -> tuple[nnx.GraphDef, dict[str, Tree]]:
     return graph, {'params': params, 'stats': stats}
 
 
-def make_state(
+def state_maker(
     build: Build,
     optimizer: optax.GradientTransformation,
     *,
     seed: int,
     keep_ema: bool,
-    mesh: Mesh,
-    init: Tree = None,
     step: int = 0,
-) -> TrainState:
-    """A fresh state on every device of `mesh`, after `step` updates that others have done.
+) -> Callable[[Tree], TrainState]:
+    """Makes a pure function from weights {'params', 'stats'} to a fresh state.
 
-    The network comes from the stream 'init' of `seed`, or from `init` = {'params', 'stats'}
-    (another run's weights).
+    Of None it makes weights of its own, from the stream 'init' of `seed`. The state is that after
+    `step` updates that others have done.
     """
 
     def make(weights: Tree) -> TrainState:
@@ -76,4 +75,19 @@ def make_state(
         ema = jax.tree.map(jnp.copy, params) if keep_ema else None
         return TrainState(jnp.int32(step), params, stats, optimizer.init(params), ema)
 
-    return jax.jit(make, out_shardings=replicated(mesh))(init)
+    return make
+
+
+def make_state(
+    build: Build,
+    optimizer: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    init: Tree = None,
+    **how: Any,
+) -> TrainState:
+    """A fresh state on every device of `mesh`, from the weights `init`; `how` as `state_maker`."""
+    # It runs once. At its usual level LLVM takes four times as long on a CPU, for the same bits.
+    quick = {'xla_backend_optimization_level': 1} if is_cpu(mesh) else None
+    make = state_maker(build, optimizer, **how)
+    return jax.jit(make, out_shardings=replicated(mesh), compiler_options=quick)(init)

@@ -40,7 +40,13 @@ def test_results_have_their_fixed_keys(finished):
     assert set(results['detection'].values()) == {None}  # this defence judges no image
     wanted = {'prepare', 'teacher', 'purified', 'student', 'evaluate'}
     assert set(results['cost']['stages']) == wanted
-    assert results['cost']['stages']['purified']['images_per_s'] > 0
+    stages = results['cost']['stages']
+    assert stages['purified']['images_per_s'] > 0
+    # each once: the first weights and an update, or what is done to a batch
+    programs = {name: stages[name]['programs'] for name in ('teacher', 'purified', 'student')}
+    assert programs == {'teacher': 2, 'purified': 1, 'student': 2}
+    assert stages['prepare']['programs'] == 0
+    assert stages['evaluate']['programs'] <= 6  # clean and triggered, likeness
     assert results['seeds'] == {'poison': 0, 'model': 0, 'data': 0}
     assert results['attack']['poisoned'] == 10
 

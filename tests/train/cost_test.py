@@ -1,3 +1,6 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from purify.train.cost import Cost, summarize
@@ -19,3 +22,18 @@ def test_network_calls_and_their_rate_without_compiling(calls, told):
     totals |= {'flops': 0.0, 'devices': 1}
     found = summarize(totals | {'network_calls': calls})
     assert (found['network_calls'], found['network_calls_per_s']) == told
+
+
+def test_programs_are_counted_from_where_a_stage_began_and_once_each():
+    before = Cost()
+    program = jax.jit(lambda x: x * 2 + 1)
+    program(jnp.ones(3)), program(jnp.ones(3))
+    alone = Cost()
+    assert alone.totals()['programs'] == 0
+    jax.jit(lambda x: x * 3 - 1)(np.ones(3, np.float32))
+    assert alone.totals()['programs'] == 1
+    assert before.totals()['programs'] >= 2
+    resumed = Cost()
+    resumed.resume(alone.totals())
+    assert resumed.totals()['programs'] == 1
+    assert summarize(alone.totals())['programs'] == 1

@@ -14,6 +14,8 @@ _COLUMNS = {
     'network_calls': ('network calls', say_number),
     'network_calls_per_s': ('network calls/s', say_number),
     'compile_seconds': ('compiling', say_duration),
+    'programs': ('programs', say_number),
+    'from_cache': ('found in the cache', say_number),
     'wait_share': ('waiting for data', say_percent),
     'mfu': ('MFU', say_percent),
 }
