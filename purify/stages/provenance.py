@@ -18,12 +18,14 @@ from purify.models.files.hub import EMBEDDED
 PROVENANCE_FILE = 'provenance.json'
 REFERENCE, HELD_OUT, POISONED = 'trained_on_reference', 'trained_on_held_out', 'trained_on_poisoned'
 PUBLISHED, UNKNOWN = 'published', 'unknown'
-KINDS = ('embedded', REFERENCE, HELD_OUT, POISONED, PUBLISHED, UNKNOWN)
-_WORST_FIRST = (POISONED, HELD_OUT, UNKNOWN, PUBLISHED, REFERENCE)
+EMBEDDED_PRIOR = 'embedded'
+KINDS = (EMBEDDED_PRIOR, REFERENCE, HELD_OUT, POISONED, PUBLISHED, UNKNOWN)
+_WORST_FIRST = (POISONED, HELD_OUT, UNKNOWN, PUBLISHED, REFERENCE, EMBEDDED_PRIOR)
 _TOLD = {'source': str, 'reference': str, 'images': int}
 _FIELDS = {
     **dict.fromkeys((REFERENCE, HELD_OUT, POISONED), _TOLD),
     PUBLISHED: {'model': str, 'file': str, 'sha256': str},
+    EMBEDDED_PRIOR: {'name': str},
 }
 _TRAINED_ON = {
     'own': 'reference images of {source}, which are in no training or test set of it',
@@ -68,9 +70,16 @@ def note_training(folder: Path, settings: Settings, images: int, start: Path | N
         'images': images,
         'seeds': settings['seeds'],
         'weights': _weights(folder),
-        'started_from': None if start is None else read_note(start),
+        'started_from': None if start is None else _note_of(start),
     }
     write_json(folder / PROVENANCE_FILE, note)
+
+
+def _note_of(start: Path) -> Facts:
+    """The note of what a prior starts from; one that comes with this program needs none."""
+    inside = (name for name, folder in EMBEDDED.items() if folder.resolve() == start.resolve())
+    name = next(inside, None)
+    return read_note(start) if name is None else {'kind': EMBEDDED_PRIOR, 'name': name}
 
 
 def note_published(folder: Path, model: str, file: str, digest: str) -> None:
@@ -100,7 +109,8 @@ def read_note(folder: Path) -> Facts:
         if not file.is_file():
             return _doubt('it has no note')
         note = read_json(file)
-        if not _is_ours(note):
+        # What comes with this program is told by where it lies, not by a note.
+        if not _is_ours(note) or note['kind'] == EMBEDDED_PRIOR:
             return _doubt('its note cannot be understood')
         here, noted = _weights(folder), note.get('weights')
     except (UserError, OSError, RecursionError):
@@ -121,7 +131,8 @@ def _is_ours(note: Any) -> bool:
         return False
     fields = _FIELDS.get(note['kind'])
     known = fields is not None and all(isinstance(note.get(name), fields[name]) for name in fields)
-    return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
+    plain = note['kind'] in (PUBLISHED, EMBEDDED_PRIOR)
+    return known and (plain or note['reference'] in _TRAINED_ON)
 
 
 def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
@@ -132,11 +143,8 @@ def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
     """
     load, revision = config['prior'].get('load', ''), config['prior'].get('revision', '')
     if load in EMBEDDED:
-        text = (
-            f'The prior {load!r} that comes with this program: trained on images that no run trains'
-            ' or tests on.'
-        )
-        return {'kind': 'embedded', 'text': text, 'warning': ''}
+        text = _tell({'kind': EMBEDDED_PRIOR, 'name': load})
+        return {'kind': EMBEDDED_PRIOR, 'text': text, 'warning': ''}
     notes = _unfold(read_note(folder))
     kinds = [note['kind'] for note in notes]
     told = ' It started from this: '.join(map(_tell, notes))
@@ -165,6 +173,11 @@ def _unfold(note: Facts) -> list[Facts]:
 def _tell(note: Facts) -> str:
     if note['kind'] == UNKNOWN:
         return f'A prior of unknown origin: {note["why"]}.'
+    if note['kind'] == EMBEDDED_PRIOR:
+        return (
+            f'The prior {note["name"]!r} that comes with this program: trained on images that no'
+            ' run trains or tests on.'
+        )
     if note['kind'] == PUBLISHED:
         return (
             f'{note["model"]} as published, converted from {note["file"]} (SHA-256'

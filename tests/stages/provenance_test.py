@@ -57,6 +57,19 @@ def test_the_embedded_prior_needs_no_warning():
     assert 'digits' in told(EMBEDDED['digits'], {'load': 'digits', 'revision': ''}, 'embedded')
 
 
+def test_a_prior_that_started_from_the_embedded_one_needs_no_warning(tmp_path):
+    note_training(tmp_path, SETTINGS, 700, EMBEDDED['digits'])
+    text = told(tmp_path, from_folder(tmp_path), 'trained_on_reference')
+    assert "It started from this: The prior 'digits' that comes with this program" in text
+
+
+def test_a_note_cannot_say_that_a_prior_came_with_this_program(tmp_path, weights):
+    note = {'kind': 'embedded', 'name': 'digits'}
+    digests = {'unet/model.safetensors': sha256_of(weights)}
+    write_json(tmp_path / PROVENANCE_FILE, note | {'weights': digests})
+    assert read_note(tmp_path)['kind'] == 'unknown'
+
+
 def test_priors_trained_here_say_on_what(tmp_path):
     note_training(tmp_path, SETTINGS, 700, None)
     text = told(tmp_path, {'data': 'reference'}, 'trained_on_reference')
