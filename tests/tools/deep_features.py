@@ -39,7 +39,7 @@ def finest_share(graph, weights, *shapes):
     for kind in kinds:
         kind.__call__ = watch(kind)
     try:
-        jax.make_jaxpr(ask)(weights, *shapes)
+        jax.make_jaxpr(lambda *given: ask(*given))(weights, *shapes)  # traced anew
     finally:
         for kind, call in plain.items():
             kind.__call__ = call
