@@ -4,8 +4,9 @@ On a CPU, XLA computes a 3x3 convolution by nine products for each pixel and cha
 gradient of its kernel by transposing the whole batch (inside a loop, a hundred times slower still).
 Programs for a CPU take two other ways here, both on a few images at a time, which stay in a core's
 cache: Winograd's F(2, 3) on pairs of rows, with six products instead of nine (Lavin & Gray 2016,
-arXiv:1509.09308, section 4.1), and gradients of kernels as matrix products of shifted views. What a
-program is for decides, not where it is compiled. Measured: docs/results/speed.
+arXiv:1509.09308, section 4.1), and gradients of kernels as matrix products of shifted views. Half
+precision is convolved in float32 there, and rounded. What a program is for decides, not where it is
+compiled. Measured: docs/results/speed.
 """
 
 import functools
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+HALVES = (jnp.dtype('bfloat16'), jnp.dtype('float16'))
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 PIECE_BYTES = 2**20  # of the images that are worked on at a time
 # Of channels in times channels out; with fewer, transforming rows costs more than it saves
@@ -54,7 +56,12 @@ def convolve(
         images, pads = _pad(images, rows=pads[0], columns=pads[1]), ((0, 0), (0, 0))
     given = tuple((name, value) for name, value in options.items() if value is not None)
     down, right = strides
-    return _convolve(images, kernel, (down, right), pads, given)
+    how = (down, right), pads, given
+    if images.dtype not in HALVES:
+        return _convolve(images, kernel, *how)
+    single = lambda images, kernel: _convolve_in_float32(images, kernel, *how)
+    half = lambda images, kernel: _convolve(images, kernel, *how)
+    return jax.lax.platform_dependent(images, kernel, cpu=single, default=half)
 
 
 def _plain(
@@ -63,6 +70,16 @@ def _plain(
     return jax.lax.conv_general_dilated(
         images, kernel, strides, pads, dimension_numbers=DIMENSIONS, **dict(options)
     )
+
+
+def _convolve_in_float32(
+    images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, options: Options
+) -> jax.Array:
+    """Convolves half precision on a CPU, which has no fast way to: rounded as if it had."""
+    dtype = dict(options).get('preferred_element_type') or images.dtype
+    rest = tuple((name, value) for name, value in options if name != 'preferred_element_type')
+    images, kernel = images.astype(jnp.float32), kernel.astype(jnp.float32)
+    return _convolve(images, kernel, strides, pads, rest).astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -130,3 +130,29 @@ def test_the_target_of_the_program_decides():
     }
     assert loops['cpu'] > 0
     assert loops['cuda'] == loops['tpu'] == 0
+
+
+def test_half_precision_is_convolved_in_float32_on_cpus_alone():
+    rng = np.random.default_rng(0)
+    images, kernel = (
+        jnp.asarray(rng.standard_normal(shape), jnp.bfloat16)
+        for shape in ((2, 8, 8, 64), (3, 3, 64, 64))
+    )
+    run = lambda images, kernel: convolve(images, kernel, (1, 1), 'SAME')
+    found = run(images, kernel)
+    assert found.dtype == jnp.bfloat16
+    single = run(images.astype(jnp.float32), kernel.astype(jnp.float32))
+    np.testing.assert_array_equal(found, single.astype(jnp.bfloat16))
+    traced = jax.jit(run).trace(images, kernel)
+    texts = {
+        name: traced.lower(lowering_platforms=(name,)).as_text() for name in ('cpu', 'cuda', 'tpu')
+    }
+    halves = {
+        name: any('convolution' in line and 'bf16' in line for line in text.splitlines())
+        for name, text in texts.items()
+    }
+    assert halves == {'cpu': False, 'cuda': True, 'tpu': True}
+    gradients = jax.grad(lambda *given: run(*given).astype(jnp.float32).sum(), (0, 1))
+    for of, like in zip(gradients(images, kernel), (images, kernel), strict=True):
+        assert of.dtype == like.dtype
+        assert of.shape == like.shape

@@ -29,7 +29,7 @@ TUNING = {  # run -> what it is compared for
 
 def sweep_row(name: str, pattern: str) -> list[str]:
     """Teacher and student of the runs of one point of the sweep."""
-    runs = [read_json(path) for path in sorted((RAW / '2026-11-21').glob(pattern))]
+    runs = [read_json(path) for path in sorted((RAW / '2026-11-30-sweep').glob(pattern))]
     seconds = [run['cost']['seconds'] for run in runs]
     columns = [('teacher', 'acc'), ('teacher', 'asr')]
     columns += [('student', measure) for measure in ('acc', 'asr', 'ra')]
@@ -95,14 +95,14 @@ def main() -> None:
         ),
         [sweep_row(name, pattern) for name, pattern in SWEEP.items()],
     )
-    latest = read_json(RAW / '2026-11-29' / 'patch-0.json')
+    latest = read_json(RAW / '2026-11-30-sweep' / 'attack=patch-seed0.json')
     print_table(
-        'Patch, seed 0, with the present samplers',
+        'Patch, seed 0',
         ('', 'teacher', '95 % interval', 'student', '95 % interval'),
         [latest_row(latest, measure) for measure in ('acc', 'asr', 'ra')],
     )
     print_table(
-        'The same on three occasions',
+        'Patch, seed 0, on three occasions, with the 20 steps of DDIM of before',
         ('run', 'student ACC', 'student ASR', 'student RA', 'time'),
         [occasion_row(run, path) for run, path in OCCASIONS.items()],
     )
