@@ -90,7 +90,7 @@ def _finished(known: Known, part: Settings, opened: Facts, fetched: bool) -> Any
         return found.attempt('prior', load)
     model = _wanted_prior(config['defense']) if 'defense' in config else 'pixel'
     _note_download(found, 'prior', part)
-    return found.attempt('prior', lambda: published_prior(model, **_opened(config)))
+    return found.attempt('prior', lambda: published_prior(model, **opened))
 
 
 def _wanted_prior(defense: Settings) -> str:
@@ -144,7 +144,7 @@ def command(call: Call) -> int:
     # What is traced with wrong settings would mislead.
     cost = None
     if name and not found.problems:
-        cost = compile_for(name, found.programs, config['run'], call.args.devices or 1)
+        cost = compile_for(name, found, config['run'], call.args.devices or 1)
     if call.args.json:
         facts = {'config': config['name'], 'problems': found.problems, 'notes': found.notes}
         print(json.dumps(facts | ({'cost': cost} if cost else {}), indent=2))

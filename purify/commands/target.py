@@ -5,18 +5,19 @@ device's peak, as moving its bytes at the memory's bandwidth, and as starting it
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from purify.core import devices, hlo
+from purify.core import devices
+from purify.core.errors import UserError
+from purify.core.program_work import Work, read_work
 from purify.core.progress import say
 from purify.core.targets import FITS, GIB, TARGETS, Target, describe_devices
 from purify.core.types import Facts, Settings, Tree
-from purify.stages.known import Program
+from purify.stages.known import Diagnosis, Program
 from purify.train.flops import compile_traced, count_by_type
 from purify.train.inference import even_batch, trace_rows
 
@@ -39,7 +40,7 @@ class Compiled:
 
     batch: int
     flops: dict[str, float]
-    work: hlo.Work
+    work: Work
     fixed: int
     bytes: int
 
@@ -64,66 +65,83 @@ class Compiled:
         return count * max(0, math.floor((FITS * target.memory - self.fixed) / each))
 
 
-def compile_for(name: str, programs: Sequence[Program], run: Settings, count: int = 1) -> Facts:
+def compile_for(name: str, found: Diagnosis, run: Settings, count: int = 1) -> Facts:
     """Compiles a run's programs for `count` devices of a kind, and says what they would cost.
 
-    Equal programs are compiled once. Raises `UserError` where the compiler is not installed.
+    Equal programs are compiled once, of a training one update. What a training's images take that
+    live on the devices is not counted.
 
     Args:
       name: one of `TARGETS`.
-      programs: as `purify.commands.check.check` finds them.
+      found: what `purify.commands.check.check` found.
       run: the part `run` of the config.
       count: devices.
 
     Returns:
-      {'target', 'devices', 'memory_bytes', 'programs': [...], 'hours', 'device_hours'}; hours are
-      those expected, at `EXPECTED` of the roofline, of the devices alone.
+      {'target', 'devices', 'memory_bytes', 'programs': [...], 'uncounted', 'hours',
+      'device_hours'}; hours are those expected, at `EXPECTED` of the roofline, of the devices
+      alone, without what is `uncounted`.
+
+    Raises:
+      UserError: where the compiler is not installed, and for a batch that does not split over the
+        devices.
     """
-    mesh, target = describe_devices(name, count), TARGETS[name]
+    mesh, target, programs = describe_devices(name, count), TARGETS[name], found.programs
     made: dict[str, Compiled] = {}
-    rows = []
+    lines = []
     for place, program in enumerate(programs, 1):
-        traced, held, batch = _trace(program, _batch(program, run, count), mesh)
+        batch = _batch(program, run, count)
+        traced, held, rows = _trace(program, batch, mesh)
         key = f'{batch} {traced.jaxpr}'
         if key not in made:
             say(f'compiling {program.step} ({place} of {len(programs)})', passing=True)
-            made[key] = _compile(traced, held, batch, mesh.size, target.options)
-        rows.append(_describe(program, made[key], target, count))
-    hours = sum(row['hours'] for row in rows)
-    facts = {'target': name, 'devices': count, 'memory_bytes': target.memory, 'programs': rows}
+            made[key] = _compile(traced, held, rows, count, target)
+        lines.append(_describe(program, made[key], target, count))
+    hours = sum(line['hours'] for line in lines)
+    facts = {'target': name, 'devices': count, 'memory_bytes': target.memory, 'programs': lines}
+    facts['uncounted'] = found.uncounted
     return facts | {'hours': hours, 'device_hours': hours * count}
 
 
 def _batch(program: Program, run: Settings, count: int) -> int:
     """Rows at once over all devices, as the run would take them."""
     if program.trains:
-        return len(jax.tree.leaves(program.rows)[0])
+        batch = len(jax.tree.leaves(program.rows)[0])
+        if batch % (count * program.accumulate):
+            raise UserError(
+                f'{program.step}: batch={batch} does not split over {count} devices x'
+                f' accumulate={program.accumulate}; choose a multiple, or other devices.'
+            )
+        return batch
     most = run[program.size] * (count if program.size == 'batch_per_device' else 1)
     return count * math.ceil(even_batch(max(program.count, 1), most) / count)
 
 
-def _trace(program: Program, batch: int, mesh: Mesh) -> tuple[Any, Tree, int]:
-    """The traced program, what each device holds for it, and the batch."""
+def _trace(program: Program, batch: int, mesh: Mesh) -> tuple[Any, Tree, Tree]:
+    """The traced program, and as shapes what each device holds for it and the rows of a batch."""
     copy = devices.replicated(mesh)
     shape = lambda x, rows, how: jax.ShapeDtypeStruct(rows(x.shape), x.dtype, sharding=how)
     held = jax.tree.map(lambda x: shape(x, lambda own: own, copy), program.whole)
     many, each = lambda own: (batch, *own[1:]), devices.batched(mesh)
     rows = jax.tree.map(lambda x: shape(x, many, each), program.rows)
     if not program.trains:
-        return trace_rows(program.call, held, rows, mesh), held, batch
+        return trace_rows(program.call, held, rows, mesh), held, rows
     call = lambda state, frozen, rows: program.call((state, frozen), rows)
     jitted = jax.jit(call, donate_argnums=0, out_shardings=(copy, copy))
-    return jitted.trace(*held, rows), held, batch
+    return jitted.trace(*held, rows), held, rows
 
 
-def _compile(traced: Any, held: Tree, batch: int, count: int, options: Facts) -> Compiled:
-    compiled = compile_traced(traced, options)
-    flops = {kind: flops / count for kind, flops in count_by_type(traced.jaxpr).items()}
-    memory = compiled.memory_analysis()
+def _compile(traced: Any, held: Tree, rows: Tree, count: int, target: Target) -> Compiled:
+    compiled = compile_traced(traced, target.options)
+    counted = count_by_type(traced.jaxpr, target.platform)
+    flops = {kind: flops / count for kind, flops in counted.items()}
+    memory, size = compiled.memory_analysis(), lambda x: math.prod(x.shape) * x.dtype.itemsize
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
-    fixed = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(held))
-    return Compiled(batch, flops, hlo.read_work(compiled.as_text()), fixed, total)
+    # A run places all weights, those too that this program does not ask.
+    fixed = sum(map(size, jax.tree.leaves(held)))
+    given, batch = sum(map(size, jax.tree.leaves(rows))), len(jax.tree.leaves(rows)[0])
+    total = fixed + given // count + memory.temp_size_in_bytes + outputs
+    return Compiled(batch, flops, read_work(compiled.as_text()), fixed, total)
 
 
 def _describe(program: Program, made: Compiled, target: Target, count: int) -> Facts:
@@ -174,6 +192,8 @@ def print_cost(found: Facts) -> None:
             print(f'{row["step"]}: {loops}: its cost is at least this')
         if row['device_bytes'] > FITS * found['memory_bytes']:
             print(f'{row["step"]}: does not fit: choose a batch of {row["largest_batch"]} or fewer')
+    if found['uncounted']:
+        print(f'not counted: {", ".join(found["uncounted"])}')
     print(f'whole run: {found["hours"]:.3g} hours, {found["device_hours"]:.3g} device hours')
 
 

@@ -75,11 +75,12 @@ def _plain(
 def _convolve_in_float32(
     images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, options: Options
 ) -> jax.Array:
-    """Convolves half precision on a CPU, which has no fast way to: rounded as if it had."""
-    dtype = dict(options).get('preferred_element_type') or images.dtype
+    """Convolves half precision in float32, and rounds: CPUs have no faster way."""
+    dtype: Any = dict(options).get('preferred_element_type') or images.dtype
     rest = tuple((name, value) for name, value in options if name != 'preferred_element_type')
     images, kernel = images.astype(jnp.float32), kernel.astype(jnp.float32)
-    return _convolve(images, kernel, strides, pads, rest).astype(dtype)
+    made: jax.Array = _convolve(images, kernel, strides, pads, rest)
+    return made.astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

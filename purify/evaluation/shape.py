@@ -79,6 +79,7 @@ def _features(known: Known, method: Method) -> None:
         return
     model = read_classifier(finished_folder(chosen)[0])
     jax.eval_shape(sight(model, known.data.pixels), model.weights, known.data.rows())
+    known.found.uncounted.append('evaluate (features of images)')
 
 
 def _diffused(known: Known, method: Method) -> None:

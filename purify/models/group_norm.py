@@ -13,8 +13,8 @@ class GroupNorm(nnx.GroupNorm):
     flax sums over the pixels and the channels of a group at once, with a stride that keeps a CPU
     from using its vectors. Here each channel's mean and variance come first; a group's variance is
     the mean of its channels' variances and of the squared distances of their means (the law of
-    total variance). Both moments come from one pass over the image, around its first pixel, which
-    lies where the others do: nothing large is subtracted from something large.
+    total variance). Both moments come from one pass over the image, around the mean of a few of
+    its pixels, so that little that is large is subtracted from something large.
     """
 
     def __init__(self, channels: int, groups: int, *, epsilon: float, rngs: nnx.Rngs):
@@ -24,11 +24,12 @@ class GroupNorm(nnx.GroupNorm):
         """Normalises x [b ... c] over all but the first axis, in groups of channels: f32."""
         x = x.astype(jnp.float32)
         pixels = tuple(range(1, x.ndim - 1))
+        few = (slice(None), *(slice(None, None, max(1, x.shape[axis] // 4)) for axis in pixels))
         # Moments around it do not depend on it, so neither do gradients.
-        first = jax.lax.stop_gradient(x[(slice(None), *(slice(1) for _ in pixels))])
-        offset = (x - first).mean(pixels, keepdims=True)
-        square = jnp.square(x - first).mean(pixels, keepdims=True)
-        mean, variance = first + offset, jnp.maximum(square - jnp.square(offset), 0)
+        near = jax.lax.stop_gradient(x[few].mean(pixels, keepdims=True))
+        offset = (x - near).mean(pixels, keepdims=True)
+        square = jnp.square(x - near).mean(pixels, keepdims=True)
+        mean, variance = near + offset, jnp.maximum(square - jnp.square(offset), 0)
         in_groups = lambda value: value.reshape(len(x), self.num_groups, self.group_size)
         means, variances = in_groups(mean), in_groups(variance)
         middle = means.mean(-1, keepdims=True)

@@ -149,6 +149,7 @@ def shape(known: Known, step: Step) -> None:
         count = check_flow(step.settings['flows'], step.settings['fit'], width)
         flows = f'{known.data.classes} flows of {count:,} parameters on {width} features'
         known.found.notes.append(f'{step.name}: {flows}')
+        known.found.uncounted.append(f'{step.name} (flows on features)')
 
 
 KIND = Kind(run, shape, ('seed',))

@@ -40,6 +40,7 @@ class Program:
       whole: what every device holds a copy of, as shapes or arrays.
       rows: what is spread over the devices, as shapes [2 ...], of a training [batch ...].
       count: how many rows pass through it in the whole run, at most.
+      accumulate: pieces that a batch of a training is worked through in.
       size: the setting of the part `run` that says how many rows it takes at once.
       trains: whether it is an update: `rows` are a batch, and `whole` is replaced by what comes
         out.
@@ -52,15 +53,20 @@ class Program:
     count: int
     size: str = 'batch_per_device'
     trains: bool = False
+    accumulate: int = 1
 
 
 @dataclass
 class Diagnosis:
-    """What `check` found: problems that would stop a run, notes, and the run's programs."""
+    """What `check` found: problems that would stop a run, notes, and the run's programs.
+
+    `uncounted` names what the run gives its devices besides these programs.
+    """
 
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     programs: list[Program] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
 
     def attempt(self, what: str, do: Callable[[], Any]) -> Any:
         """Calls `do`; where it fails, returns None and notes the problem, unless it is known."""
@@ -230,7 +236,8 @@ def shape_training(
     update = feed_step(make_step(task, optimizer, part['accumulate'], seed), feed)
     whole, call = (state, task.frozen), lambda whole, rows: update(*whole, feed.held, rows)
     jax.eval_shape(call, whole, rows)
-    known.traced[mark] = Program(name, call, whole, rows, count, trains=True)
+    pieces = part['accumulate']
+    known.traced[mark] = Program(name, call, whole, rows, count, trains=True, accumulate=pieces)
     known.found.programs.append(known.traced[mark])  # at the end: what failed fails again
 
 

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from jax.extend import core
@@ -20,14 +21,18 @@ from purify.core.types import Facts
 CUDNN_ATTENTION = 'dot_product_attention_'
 
 
-def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
+Jaxpr = core.ClosedJaxpr | core.Jaxpr
+
+
+def count_flops(jaxpr: Jaxpr) -> float:
     """Counts the FLOPs of a jaxpr over all devices, as twice its multiply-adds.
 
     Matrix products, convolutions and attention count. A scan's body counts as often as it runs, of
-    a cond the most costly branch. A while loop whose length only the data know (`lax.while_loop`; a
-    `fori_loop` of fixed length is a scan) counts once: such a count is a lower bound. What is
-    computed twice to save memory (`jax.checkpoint`) counts twice. Element-wise work, sums, norms
-    and FFTs count for nothing, and so does what no output depends on: XLA leaves it out.
+    a cond the most costly branch; where the platform decides, what all but CPUs do. A while loop
+    whose length only the data know (`lax.while_loop`; a `fori_loop` of fixed length is a scan)
+    counts once: such a count is a lower bound. What is computed twice to save memory
+    (`jax.checkpoint`) counts twice. Element-wise work, sums, norms and FFTs count for nothing, and
+    so does what no output depends on: XLA leaves it out.
 
     Shapes under automatic sharding are those of the whole array; those inside a `shard_map` are one
     device's, so its body counts once for each device. Divide by the number of devices for one
@@ -36,14 +41,17 @@ def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
     return count_by_type(jaxpr).total()
 
 
-def count_by_type(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> Counter[str]:
-    """As `count_flops`, by the type of what is multiplied, such as 'bfloat16'."""
+def count_by_type(jaxpr: Jaxpr, platform: str = '') -> Counter[str]:
+    """As `count_flops`, by the type of what is multiplied, such as 'bfloat16'.
+
+    `platform` is the one that the program is for, by JAX's name of its compiler ('cuda', 'tpu').
+    """
     whole = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
     # Not in jax.extend, but in jax 0.8.1 to 0.11 without deprecation. Its rules reach into jit,
     # scan, cond, remat and shard_map; into the rest, like while, it is taken by being called here
     # for every body.
     alive, _ = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
-    return sum((_equation_flops(equation) for equation in alive.eqns), Counter())
+    return sum((_equation_flops(equation, platform) for equation in alive.eqns), Counter())
 
 
 def compile_counted(traced: Any, *, devices: int) -> tuple[Any, float]:
@@ -59,14 +67,18 @@ def compile_traced(traced: Any, options: Facts | None = None) -> Any:
         return traced.lower().compile(options)
 
 
-def _equation_flops(equation: core.JaxprEqn) -> Counter[str]:
+def _equation_flops(equation: core.JaxprEqn, platform: str) -> Counter[str]:
     name, params = equation.primitive.name, equation.params
     count = _attention_flops if name.startswith(CUDNN_ATTENTION) else _COUNTS.get(name)
     if count is not None:
         return Counter({str(equation.invars[0].aval.dtype): count(equation)})
+    inside = partial(count_by_type, platform=platform)
+    if name == 'cond' and (platforms := params.get('branches_platforms')):
+        own = [at for at, names in enumerate(platforms) if names and platform in names]
+        return inside(params['branches'][(own or [platforms.index(None)])[0]])
     if name == 'cond':
-        return max(map(count_by_type, params['branches']), key=Counter.total)
-    body = sum(map(count_by_type, _inner(params)), Counter())
+        return max(map(inside, params['branches']), key=Counter.total)
+    body = sum(map(inside, _inner(params)), Counter())
     times = {'scan': lambda: params['length'], 'shard_map': lambda: _shards(params)}
     repeats = times[name]() if name in times else 1
     return Counter({kind: flops * repeats for kind, flops in body.items()})

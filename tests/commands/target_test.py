@@ -13,8 +13,10 @@ from purify import cli
 from purify.commands import target
 from purify.commands.check import check
 from purify.commands.target import EXPECTED, compile_for, print_cost
+from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.targets import TARGETS, Target, describe_devices
+from purify.stages.known import Diagnosis, Program
 
 INSTALLED = {
     'cuda': importlib.util.find_spec('jax_cuda12_plugin') is not None,
@@ -61,7 +63,7 @@ def test_every_device_program_of_the_run_is_there_once_with_what_passes_through_
 
 @pytest.mark.parametrize('count', [1, 2])
 def test_costs_of_programs(found, here, capsys, count):
-    cost = compile_for('h200', found.programs, quickstart()['run'], count)
+    cost = compile_for('h200', found, quickstart()['run'], count)
     steps = rows(cost)
     assert list(steps) == [program.step for program in found.programs]
     for step in steps.values():
@@ -89,7 +91,7 @@ def test_equal_programs_are_compiled_once(found, here, monkeypatch):
     compiled = []
     real = target.compile_traced
     monkeypatch.setattr(target, 'compile_traced', lambda *given: compiled.append(1) or real(*given))
-    steps = rows(compile_for('h200', found.programs, quickstart()['run']))
+    steps = rows(compile_for('h200', found, quickstart()['run']))
     assert len(steps) == 5
     assert len(compiled) < 5  # the classifiers are of one build
     assert steps['evaluate: teacher']['flops'] == steps['evaluate: student']['flops']
@@ -98,13 +100,36 @@ def test_equal_programs_are_compiled_once(found, here, monkeypatch):
 def test_a_batch_that_does_not_fit_is_told(found, here, capsys, monkeypatch):
     small = TARGETS['h200'].__class__(**vars(TARGETS['h200']) | {'memory': 2**20})
     monkeypatch.setitem(TARGETS, 'h200', small)
-    print_cost(compile_for('h200', found.programs, quickstart()['run']))
+    print_cost(compile_for('h200', found, quickstart()['run']))
     assert 'does not fit: choose a batch of' in capsys.readouterr().out
+
+
+def test_a_batch_that_does_not_split_over_the_devices_is_refused(found, here):
+    with pytest.raises(UserError, match='teacher: batch=16 does not split over 3 devices'):
+        compile_for('h200', found, quickstart()['run'], 3)
+
+
+def test_weights_that_a_program_does_not_ask_take_memory_too(here):
+    rows = {'image': jax.ShapeDtypeStruct((2, 8, 8, 1), np.uint8)}
+    whole = {'idle': jax.ShapeDtypeStruct((2**28,), np.float32)}  # 1 GiB
+    idle = Program('idle', lambda whole, rows: {'image': rows['image'] + 1}, whole, rows, 100)
+    cost = compile_for('h200', Diagnosis(programs=[idle]), {'batch_per_device': 50})
+    row = cost['programs'][0]
+    assert row['device_bytes'] >= 2**30
+    rows, memory = row['largest_batch'], TARGETS['h200'].memory
+    assert 0.5 * memory < 64 * rows < memory  # what comes out takes the place of what goes in
+
+
+def test_what_is_not_counted_is_said(here, capsys):
+    print_cost(compile_for('h200', Diagnosis(uncounted=['densities']), {}))
+    assert 'not counted: densities' in capsys.readouterr().out
+    found = check(load_config(f'{ROOT}/configs/relabel.py'))
+    assert any('flows' in said for said in found.uncounted)
 
 
 def test_kinds_and_numbers_that_there_are_not(found):
     with pytest.raises(UserError, match=r"unknown target 'h20'\. Did you mean 'h200'"):
-        compile_for('h20', found.programs, {})
+        compile_for('h20', found, {})
     line = ['check', '--config', 'quickstart:defense=none', '--devices', '2']
     assert cli.main(line) == 2
     assert cli.main([*line[:-1], '0', '--target', 'h200']) == 2
@@ -123,7 +148,7 @@ def test_a_compiler_that_is_not_installed_is_named(name, capsys):
 def test_small_programs_are_compiled_for_gpus(name, found):
     if not INSTALLED['cuda']:
         pytest.skip("purify[cuda12] is not installed: there is no compiler for NVIDIA's GPUs")
-    cost = compile_for(name, found.programs, quickstart()['run'], 2)
+    cost = compile_for(name, found, quickstart()['run'], 2)
     steps = rows(cost)
     assert any('__cudnn$conv' in kind for kind in steps['purified']['kernels'])
     assert not steps['purified']['collectives']

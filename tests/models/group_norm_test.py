@@ -35,6 +35,16 @@ def test_is_the_definition_far_from_zero_too(layer, shape):
     np.testing.assert_allclose(layer(jnp.asarray(x)), wanted, atol=2e-5)
 
 
+@pytest.mark.parametrize('size', [64, 512])
+def test_a_pixel_far_from_all_others_costs_no_digits(layer, size):
+    """Where a trigger may be: the corner."""
+    x = np.random.default_rng(0).standard_normal((1, size, size, 8)).astype(np.float32)
+    x[0, 0, 0] = 100
+    wanted = _exact(x, 4, np.asarray(layer.scale[...]), np.asarray(layer.bias[...]))
+    found = np.asarray(layer(jnp.asarray(x)))
+    np.testing.assert_allclose(found[0, 1:], wanted[0, 1:], rtol=0, atol=2e-5)
+
+
 def test_its_gradient_is_that_of_flax(layer):
     theirs = nnx.GroupNorm(8, 4, epsilon=EPSILON, use_fast_variance=False, rngs=nnx.Rngs(0))
     theirs.scale[...], theirs.bias[...] = layer.scale[...], layer.bias[...]

@@ -121,7 +121,7 @@ def of_devices(count: int):
     config = load_config('quickstart', [])
     target.describe_devices = lambda name, count: Mesh(np.array(jax.devices()[:count]), ('data',))
     Target.options = {}  # pyright: ignore[reportAttributeAccessIssue]
-    cost = target.compile_for('h200', check(config).programs, config['run'], count)
+    cost = target.compile_for('h200', check(config), config['run'], count)
     for row in cost['programs']:
         kept = ('step', 'batch', 'flops', 'device_bytes', 'collectives', 'host_transfers')
         yield {'devices': count} | {name: row[name] for name in kept}

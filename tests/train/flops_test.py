@@ -10,7 +10,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from support.meshes import mesh_of
 
-from purify.train.flops import compile_counted, count_flops
+from purify.core.convolution import convolve as fast_convolve
+from purify.models.diffusers.attention import attend
+from purify.train.flops import compile_counted, count_by_type, count_flops
 
 F32 = jnp.float32
 SQUARE = jax.ShapeDtypeStruct((8, 8), F32)
@@ -223,3 +225,16 @@ def test_agrees_with_xla_on_a_small_network_without_loops():
     for function, border in ((forward, 1.0), (gradient, (1 - 2 / 144) ** 2)):
         program, flops = compile_counted(jax.jit(function).trace(*args), devices=1)
         assert flops * border == pytest.approx(program.cost_analysis()['flops'], rel=0.02)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_products_are_of_the_type_that_the_platform_multiplies(dtype):
+    images, kernel = shaped(2, 8, 8, 64, dtype=dtype), shaped(3, 3, 64, 64, dtype=dtype)
+    traced = jax.jit(lambda *given: fast_convolve(*given, (1, 1), 'SAME')).trace(images, kernel)
+    flops = 2 * 2 * 8 * 8 * 64 * 64 * 9
+    for platform in ('cuda', 'tpu', ''):
+        assert count_by_type(traced.jaxpr, platform) == {dtype: flops}
+    assert set(count_by_type(traced.jaxpr, 'cpu')) == {'float32'}
+    tokens = shaped(2, 16, 4, 160, dtype=dtype)  # too wide a head for cuDNN's kernel
+    traced = jax.jit(attend).trace(tokens, tokens, tokens)
+    assert count_by_type(traced.jaxpr, 'cuda') == {dtype: 2 * 2 * 2 * 4 * 16 * 16 * 160}

@@ -6,9 +6,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tables import print_table, read_lines
+from tables import print_table, read_json, read_lines
 
 RAW = Path(__file__).parent / 'raw'
+IMAGES = 50_000  # of CIFAR-10
+CALLS = 75  # network evaluations of DataElixir's fast chain for an image
+TARGETS = {  # file: title
+    'cifar10-dataelixir-h200': 'DataElixir on CIFAR-10, one H200, FLOPs and bytes of a row',
+    'cifar10-prior-h200': 'Training a DDPM on CIFAR-10, one H200',
+    'imagenette-h200': 'Versatile Diffusion and ResNet-50 at 512 and 224 px, one H200',
+    'imagenette-img2img-h200': 'Stable Diffusion 1 at 512 px, one H200',
+    'cifar10-dataelixir-v5e': 'DataElixir on CIFAR-10, one TPU v5e',
+}
 WORK = {
     'variations': 'image variations, a quarter of SD',
     'edit': 'DDPM at 32 px, editing',
@@ -42,6 +51,57 @@ def convolution_row(run: dict[str, Any]) -> list[str]:
     return [size, *rates, *looped, f'{run["difference"]:.0e}']
 
 
+def target_rows(name: str) -> list[list[str]]:
+    """One row for each program of a run, as it was compiled for devices that are not there."""
+    cost = read_json(RAW / 'targets' / f'{name}.json')['cost']
+    rows = []
+    for row in cost['programs']:
+        limit, expected = (f'{row[key]:,.0f}' for key in ('rows_per_s_limit', 'rows_per_s'))
+        work = [f'{row["flops"] / 1e9:.3g}', f'{row["bytes"] / 1e6:.3g}', row['bound']]
+        memory = [f'{row["device_bytes"] / 2**30:.2f}', f'{row["largest_batch"]:,}']
+        rows.append([row['step'], f'{row["batch"]:,}', *work, *memory, limit, expected])
+    return rows
+
+
+def find_program(name: str, step: str) -> dict[str, Any]:
+    """One program of a run that was compiled for a target."""
+    programs = read_json(RAW / 'targets' / f'{name}.json')['cost']['programs']
+    return next(row for row in programs if row['step'] == step)
+
+
+def goal_rows() -> list[list[str]]:
+    """What the compiled programs say, beside what is aimed for."""
+    teacher = find_program('cifar10-variations-h200', 'teacher')
+    candidates = find_program('cifar10-dataelixir-h200', 'candidates')
+    purified = find_program('imagenette-h200', 'purified')
+    seconds = [IMAGES / teacher[key] for key in ('rows_per_s_limit', 'rows_per_s')]
+    calls = [CALLS * candidates[key] for key in ('rows_per_s_limit', 'rows_per_s')]
+    images = [purified[key] for key in ('rows_per_s_limit', 'rows_per_s')]
+    return [
+        ['an epoch of ResNet-18 on CIFAR-10, s', '< 3', *(f'{value:.2f}' for value in seconds)],
+        ['evaluations/s of the CIFAR-10 DDPM', '30,000', *(f'{value:,.0f}' for value in calls)],
+        ['variations/s, 512 px, 50 guided steps', '4.3', *(f'{value:.1f}' for value in images)],
+    ]
+
+
+def growth_row(run: dict[str, Any]) -> list[str]:
+    """One stage on so many files."""
+    where = {'prepare': 'prepare', 'teacher': 'an epoch, images on the device'}[run['stage']]
+    where = where if run['resident'] else 'an epoch, images read as needed'
+    share = '' if run['stage'] == 'prepare' else f'{100 * run["wait_share"]:.1f} %'
+    each = 1000 * run['processor_s'] / run['images']
+    spent = [f'{run["processor_s"]:.1f} s', f'{each:.2f} ms', f'{run["peak_mib"]:,} MiB']
+    return [where, f'{run["images"]:,}', *spent, share]
+
+
+def device_row(row: dict[str, Any]) -> list[str]:
+    """One program on so many fake devices; what is counted is of one of them."""
+    said = ', '.join(f'{count} {kind}' for kind, count in row['collectives'].items()) or 'none'
+    each = f'{row["flops"] * row["batch"] / row["devices"] / 1e9:.3g}'
+    memory = f'{row["device_bytes"] / 2**20:.0f} MiB'
+    return [row['step'], str(row['devices']), str(row['batch']), each, memory, said]
+
+
 def main() -> None:
     """Prints all tables."""
     head = ['work', 'batch', 'threads', 'purify', 'PyTorch', 'by processor time', 'by wall time']
@@ -54,6 +114,19 @@ def main() -> None:
     convolutions = read_lines(RAW / 'convolutions.jsonl')
     rows = map(convolution_row, convolutions)
     print_table('GFLOP/s of 3x3 convolutions and gradients of kernels, one core', head, rows)
+    head = ['stage', 'files', 'processor time', 'each', 'most memory', 'waiting for data']
+    growth = sorted(read_lines(RAW / 'growth_images.jsonl'), key=lambda run: run['stage'])
+    print_table('Cost by number of images, 32 px', head, map(growth_row, growth))
+    head = ['program', 'devices', 'batch', 'GFLOP of a device', 'memory of a device', 'collectives']
+    devices = read_lines(RAW / 'growth_devices.jsonl')
+    devices.sort(key=lambda row: row['step'])
+    print_table("The quickstart's programs by number of devices", head, map(device_row, devices))
+    head = ['on one H200, compiled and not run', 'goal', 'at the limit', 'at 45 % of it']
+    print_table('Goals, and what the compiled programs say', head, goal_rows())
+    head = ['program', 'batch', 'GFLOP', 'MB', 'bound by', 'GiB', 'largest batch']
+    head += ['rows/s at the limit', 'rows/s at 45 %']
+    for name, title in TARGETS.items():
+        print_table(title, head, target_rows(name))
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from purify.core.errors import UserError
 from purify.core.limits import Count, Limited
 from purify.core.types import Tree
 from purify.diffusion.predictions import read_output, split_variance
@@ -24,16 +25,20 @@ class Consistency(Limited, Task, place='prior.'):
     The finished model (`frozen`) takes a step of DDIM from timestep t to t - `stride`; the network
     must see the same clean image in both states, as in consistency distillation (Song et al. 2023,
     algorithm 2). The target is the network itself without an average, and the distance
-    pseudo-Huber, weighted by one over the step in sigma/alpha (Song & Dhariwal 2024, sections 3.2
-    to 3.4). The network starts from the finished model, of whose structure it is: what it predicts
-    (`schedule.prediction`) gives the clean image, which at no noise is the image itself.
+    pseudo-Huber, weighted by one over the step in sigma/alpha (Song & Dhariwal 2024, sections 3.1
+    to 3.3). The network starts from the finished model, of whose structure it is: what it predicts
+    (`schedule.prediction`) gives the clean image.
+
+    Where the schedule clips clean images, the network is held to what is clipped, and its gradient
+    is that of what is not: else a pixel beyond white could not learn to be black.
 
     Attributes:
       graph: of both networks.
       schedule: of the noise.
       size_px: of the network's images.
       ema_decay: see `Task`.
-      stride: timesteps between the two states; steps below `stride` go to the clean image.
+      stride: timesteps between the two states, fewer than the schedule has; steps below `stride`
+        go to the clean image.
       frozen: the finished model's {'params', 'stats'}.
     """
 
@@ -43,6 +48,14 @@ class Consistency(Limited, Task, place='prior.'):
     ema_decay: float
     stride: Count
     frozen: Tree = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride >= self.schedule.steps:
+            raise UserError(
+                f'prior.stride={self.stride}: the schedule has {self.schedule.steps} timesteps;'
+                ' choose fewer, such as a fiftieth of them.'
+            )
 
     def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
@@ -81,7 +94,8 @@ class Consistency(Limited, Task, place='prior.'):
         clean, eps = read_output(self.schedule, output, x, t)
         if not self.schedule.clip_sample:
             return clean, eps
-        clean = jnp.clip(clean, -self.schedule.clip_range, self.schedule.clip_range)
+        inside = jnp.clip(clean, -self.schedule.clip_range, self.schedule.clip_range)
+        clean = clean + jax.lax.stop_gradient(inside - clean)
         alpha, sigma, _ = (per_image(table, t, x) for table in self._levels())
         return clean, (x - alpha * clean) / sigma
 

@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 
 from purify.core.errors import UserError
+from purify.diffusion.predictions import read_output
 from purify.diffusion.run_chain import sample
 from purify.diffusion.samplers import SAMPLERS
-from purify.diffusion.schedules import make_noise_schedule
+from purify.diffusion.schedules import add_noise, make_noise_schedule
 from purify.train.objectives.consistency import SOFT, Consistency
 from purify.train.state import split_network
 
@@ -85,15 +86,51 @@ def test_the_loss_by_hand():
     np.testing.assert_allclose(float(found), wanted, rtol=1e-4)
 
 
-def test_nothing_flows_back_through_the_target():
+def test_nothing_flows_back_through_the_target_or_the_finished_model():
+    """The gradient is that of the same loss with a target that was worked out before."""
+    key, stride = jax.random.key(5), 20
+    batch = {'image': GREY['image'][:1]}
     graph, params, stats = split_network(Normal(0.7))
     theirs = dict(zip(('params', 'stats'), split_network(Normal())[1:], strict=True))
-    task = Consistency(graph, SCHEDULE, 4, 0.9, 1000, theirs)
-    loss = lambda params, frozen: task(params, stats, frozen, GREY, jax.random.key(0))[0]
+    task = Consistency(graph, SCHEDULE, 4, 0.9, stride, theirs)
+    time_key, noise_key, _ = jax.random.split(key, 3)
+    t = jax.random.randint(time_key, (1,), 0, 1000)
+    assert int(t[0]) >= stride
+    x0 = jnp.asarray(batch['image'], jnp.float32) / 127.5 - 1
+    x = add_noise(SCHEDULE, x0, jax.random.normal(noise_key, x0.shape), t)
+    clean, eps = read_output(SCHEDULE, Normal()(x, t), x, t)
+    near = add_noise(SCHEDULE, clean, eps, t - stride)
+    goal = read_output(SCHEDULE, Normal(0.7)(near, t - stride), near, t - stride)[0]
+    alpha, sigma = (table[t[0]] for table in SCHEDULE.alpha_sigma(np.arange(1000)))
+    below, above = (table[t[0] - stride] for table in SCHEDULE.alpha_sigma(np.arange(1000)))
+
+    def known(params):
+        network = nnx.merge(graph, params, stats)
+        apart = read_output(SCHEDULE, network(x, t), x, t)[0] - goal
+        soft = SOFT * 4
+        distance = jnp.sqrt(jnp.square(apart).sum() + soft**2) - soft
+        return distance / (sigma / alpha - above / below)
+
+    loss = lambda params, frozen: task(params, stats, frozen, batch, key)[0]
     of_mine, of_theirs = jax.grad(loss, (0, 1))(params, theirs)
-    # with steps that all lead to the clean image the target is the finished model's answer
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), of_mine, jax.grad(known)(params)
+    )
     assert all(float(jnp.abs(x).max()) == 0 for x in jax.tree.leaves(of_theirs))
-    assert any(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(of_mine))
+    assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(of_mine))
+
+
+def test_what_lies_beyond_white_is_clipped_and_learns_all_the_same():
+    clipping = make_noise_schedule('linear', 1000, clip_sample=True)
+    graph, params, stats = split_network(Says(1.3))  # beyond white
+    theirs = dict(zip(('params', 'stats'), split_network(Says(-1.0))[1:], strict=True))
+    task = Consistency(graph, clipping, 4, 0.9, 999, theirs)  # nearly all steps lead to the image
+    loss = lambda params: task(params, stats, theirs, GREY, jax.random.key(0))[0]
+    found, slope = jax.value_and_grad(loss)(params)
+    assert float(slope['clean']) > 0
+    plain = Consistency(graph, SCHEDULE, 4, 0.9, 999, theirs)
+    unclipped = plain(params, stats, theirs, GREY, jax.random.key(0))[0]
+    assert float(found) == pytest.approx(float(unclipped) * 2.0 / 2.3, rel=0.02)
 
 
 def test_one_call_of_what_was_distilled_is_the_chain_of_the_finished_model():
@@ -142,7 +179,7 @@ def test_one_call_of_what_was_distilled_is_the_chain_of_the_finished_model():
     assert apart(end(once, params)) < 0.15 * DEVIATION
 
 
-@pytest.mark.parametrize('stride', [0, -1, 1.5])
+@pytest.mark.parametrize('stride', [0, -1, 1.5, 1000, 5000])
 def test_strides_that_are_none(stride):
     with pytest.raises(UserError, match='stride'):
         Consistency(None, SCHEDULE, 4, 0.9, stride)

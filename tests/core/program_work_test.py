@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from purify.core.hlo import read_work
+from purify.core.program_work import read_work
 
 PROGRAM = """\
 HloModule jit_f, is_scheduled=true
@@ -90,6 +90,80 @@ def test_loops_of_compiled_programs_count_as_often_as_they_run(steps):
     products = sum(moved for kind, moved in work.moved.items() if 'dot' in kind or 'gemm' in kind)
     assert products == steps * 3 * side * side * 4
     assert not work.open_loops
+
+
+TPU_LOOP = """\
+HloModule jit_g, is_scheduled=true
+
+%body (state: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
+  %state = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %x = bf16[8,128]{1,0:T(8,128)(2,1)} get-tuple-element(%state), index=1
+  %y = bf16[8,128]{1,0:T(8,128)(2,1)} negate(%x)
+  ROOT %next = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) tuple(%i, %y)
+}
+
+%condition (state.1: (s32[], bf16[8,128])) -> pred[] {
+  %end = s32[]{:T(128)} constant(53)
+  %state.1 = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i.1, %end), direction=LT
+}
+
+ENTRY %main (x.2: bf16[8,128]) -> bf16[8,128] {
+  %three = s32[]{:T(128)} constant(3)
+  %x.2 = bf16[8,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %begin = s32[]{:T(128)} copy(%three)
+  %start = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) tuple(%begin, %x.2)
+  %loop = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) while(%start), condition=%condition, body=%body
+  ROOT %out = bf16[8,128]{1,0:T(8,128)(2,1)} get-tuple-element(%loop), index=1
+}
+"""  # noqa: E501
+
+
+def test_the_length_of_a_loop_is_read_from_its_condition():
+    """TPU programs do not say it."""
+    work = read_work(TPU_LOOP)
+    assert not work.open_loops
+    assert work.moved['negate'] == 50 * 2 * 8 * 128 * 2
+    work = read_work(TPU_LOOP.replace('direction=LT', 'direction=NE'))
+    assert work.open_loops == 1
+    assert work.moved['negate'] == 2 * 8 * 128 * 2
+
+
+CHOICE = """\
+HloModule jit_h
+
+%small (a: f32[10]) -> f32[10] {
+  %a = f32[10]{0} parameter(0)
+  ROOT %n = f32[10]{0} negate(%a)
+}
+
+%large (b: f32[10]) -> f32[10] {
+  %b = f32[10]{0} parameter(0)
+  %once = f32[10]{0} negate(%b)
+  ROOT %twice = f32[10]{0} negate(%once)
+}
+
+ENTRY %main (p: pred[], x: f32[10]) -> f32[10] {
+  %p = pred[] parameter(0)
+  %x = f32[10]{0} parameter(1)
+  %work = (f32[10]{0}, s8[4194304]{0}) custom-call(%x), custom_call_target="__cublas$lt$matmul"
+  %y = f32[10]{0} get-tuple-element(%work), index=0
+  %room = f32[1000]{0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %c = f32[10]{0} conditional(%p, %y, %y), BRANCHES
+}
+"""
+
+
+@pytest.mark.parametrize(
+    'branches',
+    ['true_computation=%small, false_computation=%large', 'branch_computations={%large, %small}'],
+)
+def test_of_a_choice_the_branch_that_moves_most_counts_and_scratch_does_not(branches):
+    work = read_work(CHOICE.replace('BRANCHES', branches))
+    assert work.moved == {'__cublas$lt$matmul': 80, 'negate': 2 * 80}
+    assert work.launches == 3
 
 
 def test_words_between_devices_are_found():
