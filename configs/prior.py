@@ -19,8 +19,8 @@ held out of the training images of a source that nobody vouches for, a report on
 the study of Zhou 2024, table 4: a prior that has seen the trigger puts it back.
 
 `distill=FOLDER` makes a student of that prior that needs one to four calls in place of twenty: give
-its folder as --config.prior.load, with --config.defense.vary.sampler=consistency and vary.steps=2
-(and no vary.eta). Measured: docs/results/fast-sampling.
+its folder as --config.prior.load, with --config.defense.vary.sampler=consistency and vary.steps=2.
+Measured: docs/results/fast-sampling.
 
 Digits make the embedded prior: 2,500 steps of 64 on 700 images of 16 px, a quarter of an hour on 2
 CPU cores; its unet/, scheduler/ and model_index.json are what lies in
@@ -47,6 +47,8 @@ def get_config(arg=None):
     own |= {'data': 'reference', 'held_out': 10_000, 'distill': 'none'}
     words = parse_words(arg, attack='none', rate='usual', **own)
     check_words(words, data=('poisoned', 'reference'))
+    if not words.distill:
+        raise ValueError('distill= needs a finished prior: a folder, a hub id, or digits.')
     if words.data == 'reference' and words.attack != 'none':
         raise ValueError(
             f'attack={words.attack} leaves reference images as they are; it goes with'
@@ -91,7 +93,8 @@ def photographs(words):
 
 
 def distilled(prior, words):
-    """As long a training, with smaller steps, that starts from the finished prior."""
+    """As long a training as that of such a prior, at 15 % of its learning rate."""
     shared = {name: prior[name] for name in ('batch', 'augment', 'stored_dtype', 'data')}
-    how = {'optim': OPTIMIZERS.part('adam', lr=3e-4), 'steps': prior.steps, 'ema_decay': 0.999}
+    shared |= {'steps': prior.steps, 'dtype': prior.network.dtype}
+    how = {'optim': OPTIMIZERS.part('adam', lr=0.15 * prior.optim.lr), 'ema_decay': 0.999}
     return asdict(DistilledPrior(distill=words.distill, **how, **shared))

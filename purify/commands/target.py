@@ -114,7 +114,7 @@ def _batch(program: Program, run: Settings, count: int) -> int:
             )
         return batch
     most = run[program.size] * (count if program.size == 'batch_per_device' else 1)
-    return count * math.ceil(even_batch(max(program.count, 1), most) / count)
+    return count * math.ceil(even_batch(max(program.count // program.passes, 1), most) / count)
 
 
 def _trace(program: Program, batch: int, mesh: Mesh) -> tuple[Any, Tree, Tree]:
@@ -149,6 +149,7 @@ def _describe(program: Program, made: Compiled, target: Target, count: int) -> F
     (seconds, bound), work = made.limit(target), made.work
     each = made.batch / count  # rows of a device
     flops = sum(made.flops.values())
+    batches = program.passes * math.ceil(program.count / program.passes / made.batch)
     return {
         'step': program.step,
         'trains': program.trains,
@@ -162,7 +163,7 @@ def _describe(program: Program, made: Compiled, target: Target, count: int) -> F
         'bound': bound,
         'rows_per_s_limit': made.batch / seconds,
         'rows_per_s': EXPECTED * made.batch / seconds,
-        'hours': math.ceil(program.count / made.batch) * seconds / EXPECTED / 3600,
+        'hours': batches * seconds / EXPECTED / 3600,
         'launches': work.launches,
         'kernels': dict(work.kernels.most_common()),
         'moved': {kind: moved / work.bytes for kind, moved in work.moved.most_common() if moved},

@@ -87,9 +87,9 @@ def describe_devices(name: str, count: int = 1) -> Mesh:
             )
     except (RuntimeError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
         raise UserError(
-            f'{name}: nothing here compiles for it ({str(error).splitlines()[0]}). Install'
-            f" 'purify[{target.extra}]', which needs no such device and no driver, but some space"
-            ' on disk.'
+            f'{name}: nothing here compiles for it ({str(error).splitlines()[0]}). If it is not'
+            f" installed, install 'purify[{target.extra}]', which needs no such device and no"
+            ' driver, but some space on disk.'
         ) from error
     found = described.devices
     if count > len(found):

@@ -33,22 +33,33 @@ class Guidance:
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
             raise UserError(f'the guidance scale must be a finite number, got {self.scale}.')
-        ends = tuple(self.interval)
-        if ends and not (len(ends) == 2 and 0 <= ends[0] < ends[1]):
+        given = self.interval
+        ends = tuple(given) if isinstance(given, list | tuple) else (given,)
+        numbers = all(isinstance(end, int | float) for end in ends)
+        if ends and not (numbers and len(ends) == 2 and 0 <= ends[0] < ends[1]):
             raise UserError(
-                f'guidance_interval={list(ends)} must be two noise levels sigma/alpha, the lower'
-                ' one first, such as (0.3, 3), or () for all.'
+                f'guidance_interval={given!r} must be two noise levels sigma/alpha, the lower one'
+                ' first, such as (0.3, 6), or () for all.'
             )
 
     def guided(self, chain: Sampler) -> np.ndarray:
-        """At which of the chain's calls the network is guided, bool[k]."""
+        """At which of the chain's calls the network is guided, bool[k].
+
+        Raises `UserError` for an interval that none of them lies in.
+        """
         if self.scale == 1:
             return np.zeros(chain.steps, bool)
         if not self.interval:
             return np.ones(chain.steps, bool)
         alpha, sigma = chain.levels()
-        low, high = self.interval
-        return (sigma >= low * alpha) & (sigma <= high * alpha)
+        (low, high), levels = self.interval, sigma / alpha
+        inside = (sigma >= low * alpha) & (sigma <= high * alpha)
+        if not inside.any():
+            raise UserError(
+                f'guidance_interval={list(self.interval)} holds none of the chain, whose noise'
+                f' levels are {levels.min():.3g} to {levels.max():.3g}. Choose others.'
+            )
+        return inside
 
     def calls(self, chain: Sampler) -> int:
         """Counts evaluations of the network for one image; guided ones are two."""

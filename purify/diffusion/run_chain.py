@@ -92,7 +92,7 @@ def edit(
     """Noises images f32[b h w c] in [-1, 1] to `sampler.timesteps[0]` and denoises them again.
 
     Returns as `sample` does. What SDEdit (Meng et al. 2022, algorithm 1) and a round of DataElixir
-    (Zhou et al. 2024) do; build the sampler on `edit_timesteps(start, steps)`. The noise of image b
+    (Zhou et al. 2024) do; build it on `edit_timesteps(start, steps, name)`. The noise of image b
     comes from `fold_in(keys[b], START_STREAM)`; `level` = (alpha, sigma) noises to another level
     than the chain starts from, as DataElixir's released code does.
     """

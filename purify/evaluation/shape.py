@@ -45,7 +45,8 @@ def _answers(known: Known, name: str) -> None:
         )
         rows, count = known.data.rows(), 2 * known.data.test_images
         models = {'classifier': model}
-        known.trace(f'evaluate: {name}', rule, models, rows, count, 'inference_batch')
+        looks = {'passes': 2, 'size': 'inference_batch'}  # clean ones, and with a trigger
+        known.trace(f'evaluate: {name}', rule, models, rows, count, **looks)
 
 
 def _residual(known: Known, method: Method) -> None:
@@ -64,7 +65,8 @@ def _guard(known: Known, method: Method) -> None:
     step = method.outcome.guard
     if step is not None:
         models, count = known.models(step.inputs), 2 * known.data.test_images
-        known.trace('evaluate: guard', step.by.rule, models, known.data.rows('id'), count)
+        rows = known.data.rows('id')
+        known.trace('evaluate: guard', step.by.rule, models, rows, count, passes=2)
 
 
 def _features(known: Known, method: Method) -> None:

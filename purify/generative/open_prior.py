@@ -9,7 +9,7 @@ from purify.core.types import Facts
 from purify.diffusion.scheduler_config import schedule_from_diffusers
 from purify.generative.image_to_image import ImageToImage
 from purify.generative.image_variation import ImageVariation, Versatile
-from purify.generative.pixel_prior import PixelPrior, Prior
+from purify.generative.pixel_prior import DISTILLED, PixelPrior, Prior
 from purify.models.diffusers.unet2d import UNet2DModel
 from purify.models.files.dtypes import check_dtype
 from purify.models.files.folders import read_object
@@ -41,9 +41,7 @@ def variation(model: str, **changes: Any) -> Facts:
     known = defaults(VARIATION_MODELS[model].vary)
     known = {name: value for name, value in known.items() if name not in ('self', 'class_names')}
     usual = {name: value for name, value in known.items() if value not in (None, EMPTY)}
-    if model == 'pixel':
-        usual |= {'sampler': 'ddim'}
-        usual |= {'eta': 1.0} if changes.get('sampler', 'ddim') == 'ddim' else {}
+    usual |= {'sampler': 'ddim', 'eta': 1.0} if model == 'pixel' else {}
     return {'model': model} | changed(usual, changes, f'vary.model={model}', {*known, *usual})
 
 
@@ -121,7 +119,8 @@ def _pixel(folder: Path, dtype: str, with_weights: bool) -> PixelPrior:
             f'{config}: sample_size = {size!r} must be one number of pixels, for square images.'
         )
     graph, params, stats = split_network(network)
-    schedule = schedule_from_diffusers(read_object(noise))
+    chain = read_object(noise)
+    schedule = schedule_from_diffusers(chain)
     rows = network.config['num_train_timesteps']
     if network.config['time_embedding_type'] == 'learned' and rows != schedule.steps:
         raise UserError(
@@ -129,4 +128,4 @@ def _pixel(folder: Path, dtype: str, with_weights: bool) -> PixelPrior:
             ' the network has a row for each timestep. Download both again.'
         )
     weights, channels = {'params': params, 'stats': stats}, network.config['in_channels']
-    return PixelPrior(graph, weights, schedule, height, channels)
+    return PixelPrior(graph, weights, schedule, height, channels, chain.get(DISTILLED) is True)

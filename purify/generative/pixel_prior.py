@@ -28,6 +28,8 @@ from purify.train.objectives.tasks import resize_to
 
 Vary = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
+DISTILLED = '_distilled'  # of a prior's scheduler_config.json: whether it was, true or missing
+
 
 class Prior(Protocol):
     """A diffusion model that varies images.
@@ -53,19 +55,38 @@ class Prior(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PixelPrior(Prior):
-    """A DDPM on pixels; it varies an image by noising it part of the way and denoising it again."""
+    """A DDPM on pixels; it varies an image by noising it part of the way and denoising it again.
+
+    One that was `distilled` (`purify.train.objectives.consistency`) is asked by the sampler
+    'consistency' alone.
+    """
 
     graph: nnx.GraphDef
     weights: Tree
     schedule: Schedule
     size_px: int
     channels: int
+    distilled: bool = False
 
     model: ClassVar[str] = 'pixel'
 
     def network_calls(self, **settings: Any) -> int:
         """One for each of the sampler's steps."""
         return self._chain(**settings).steps
+
+    def check_sampler(self, sampler: str) -> None:
+        """Raises `UserError` for a sampler that would make of this prior what it is not."""
+        if self.distilled and sampler != 'consistency':
+            raise UserError(
+                f"this prior was distilled to few calls: sampler 'consistency' asks it, {sampler!r}"
+                ' would not give what it has learned. Choose that sampler, or another prior.'
+            )
+        if sampler == 'consistency' and not self.distilled:
+            raise UserError(
+                "sampler 'consistency' needs a prior that was distilled for it"
+                ' (configs/prior.py:distill=FOLDER); of another it gives the mean of all images.'
+                ' Choose another sampler, or such a prior.'
+            )
 
     def vary(
         self,
@@ -104,6 +125,9 @@ class PixelPrior(Prior):
             raise UserError(
                 f'vary.start={start}: the prior was trained with steps 1 to {self.schedule.steps}.'
             )
+        self.check_sampler(sampler)
+        if eta is not None and not 0 <= eta <= 1:
+            raise UserError(f'vary.eta={eta} must lie between 0 and 1.')
         options |= {'eta': eta} if sampler == 'ddim' and eta is not None else {}
         timesteps = edit_timesteps(start, steps, sampler)
         return SAMPLERS.make(sampler, self.schedule, timesteps, **options)

@@ -93,12 +93,14 @@ class DistilledPrior(PixelTraining):
       revision: of a hub id.
       stride: timesteps between the two states in which the same clean image is to be seen
         (`purify.train.objectives.consistency.Consistency`).
+      dtype: what the networks compute in.
       data: 'reference' or 'poisoned' images.
     """
 
     distill: str
     revision: str = ''
     stride: int = 20
+    dtype: str = 'float32'
     data: str = 'reference'
 
 

@@ -40,6 +40,7 @@ class Program:
       whole: what every device holds a copy of, as shapes or arrays.
       rows: what is spread over the devices, as shapes [2 ...], of a training [batch ...].
       count: how many rows pass through it in the whole run, at most.
+      passes: in how many goes, each in batches of its own.
       accumulate: pieces that a batch of a training is worked through in.
       size: the setting of the part `run` that says how many rows it takes at once.
       trains: whether it is an update: `rows` are a batch, and `whole` is replaced by what comes
@@ -54,6 +55,7 @@ class Program:
     size: str = 'batch_per_device'
     trains: bool = False
     accumulate: int = 1
+    passes: int = 1
 
 
 @dataclass
@@ -167,18 +169,18 @@ class Known:
         models: Facts,
         rows: Shapes,
         count: int,
-        size: str = 'batch_per_device',
+        **how: Any,
     ) -> Shapes:
         """Shapes of the columns that a rule makes of rows; {} where a model's tracing failed.
 
-        `step`, `count` and `size` are the program's (`Program`).
+        `step`, `count` and `how` are the program's (`Program`).
         """
         if None in models.values():
             return {}
         rule = make_rule(models, self.context)
         weights = {role: model.weights for role, model in models.items()}
         columns = jax.eval_shape(rule, weights, rows)
-        self.found.programs.append(Program(step, rule, weights, rows, count, size))
+        self.found.programs.append(Program(step, rule, weights, rows, count, **how))
         return columns
 
 
@@ -234,7 +236,10 @@ def shape_training(
     rows = {key: shaped(x) for key, x in image.items()}
     feed = Feed(lambda step: iter(()), {}, make_augmentations(part['augment']))
     update = feed_step(make_step(task, optimizer, part['accumulate'], seed), feed)
-    whole, call = (state, task.frozen), lambda whole, rows: update(*whole, feed.held, rows)
+    whole, call = (
+        (state, task.frozen),
+        lambda whole, rows: update(whole[0], whole[1], feed.held, rows),
+    )
     jax.eval_shape(call, whole, rows)
     pieces = part['accumulate']
     known.traced[mark] = Program(name, call, whole, rows, count, trains=True, accumulate=pieces)

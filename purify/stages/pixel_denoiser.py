@@ -67,26 +67,36 @@ def make_denoiser(settings: Settings, graph: Any, classes: int = 0) -> tuple[Tas
     )
 
 
-def make_consistency(settings: Settings, finished: Any) -> tuple[Consistency, Build, Facts]:
+def make_consistency(
+    settings: Settings, finished: Any, channels: int
+) -> tuple[Consistency, Build, Facts]:
     """Makes the task that distils a prior, the function that builds its network, and its config.
 
-    Raises `UserError` for a prior that is not on pixels, or learned its variance.
+    Raises `UserError` for a prior that is not on pixels, was distilled before, makes images of
+    other `channels` than the data, or learned its variance.
     """
-    if not isinstance(finished, PixelPrior):
+    if not isinstance(finished, PixelPrior) or finished.distilled:
+        kind = 'distilled' if isinstance(finished, PixelPrior) else repr(finished.model)
         raise UserError(
-            f'prior.distill={settings["distill"]}: a {finished.model!r} prior cannot be distilled;'
-            ' choose one on pixels.'
+            f'prior.distill: a {kind} prior cannot be distilled; choose one on pixels that takes'
+            ' many calls.'
+        )
+    if finished.channels != channels:
+        raise UserError(
+            f'prior.distill: that prior makes images of {finished.channels} channels, the data have'
+            f' {channels}. Choose another, or set source.channels.'
         )
     weights = finished.weights
     config = nnx.merge(finished.graph, weights['params'], weights['stats']).config
     if config['out_channels'] != config['in_channels']:
         raise UserError(
-            f'prior.distill={settings["distill"]}: this prior learned its variance too, which'
-            ' cannot be distilled; choose another.'
+            'prior.distill: this prior learned its variance too, which cannot be distilled; choose'
+            ' another.'
         )
     sizes = finished.size_px, settings['ema_decay'], settings['stride']
     task = Consistency(finished.graph, finished.schedule, *sizes, frozen=weights)
-    return task, lambda rngs: UNet2DModel.from_config(config, rngs=rngs), dict(config)
+    build = lambda rngs: UNet2DModel.from_config(config, rngs=rngs, dtype=settings['dtype'])
+    return task, build, dict(config)
 
 
 def write_denoiser(

@@ -131,8 +131,9 @@ def _is_ours(note: Any) -> bool:
         return False
     fields = _FIELDS.get(note['kind'])
     known = fields is not None and all(isinstance(note.get(name), fields[name]) for name in fields)
-    plain = note['kind'] in (PUBLISHED, EMBEDDED_PRIOR)
-    return known and (plain or note['reference'] in _TRAINED_ON)
+    if note['kind'] == EMBEDDED_PRIOR:
+        return known and note['name'] in EMBEDDED
+    return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
 
 
 def describe_prior(folder: Path, config: Settings) -> dict[str, str]:

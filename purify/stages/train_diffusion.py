@@ -13,7 +13,7 @@ from purify.diffusion.scheduler_config import schedule_to_diffusers
 from purify.engine.stage import Work
 from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_generator import NOTE, make_pixel_generator, read_schedule
-from purify.generative.pixel_prior import PixelPrior
+from purify.generative.pixel_prior import DISTILLED, PixelPrior
 from purify.stages.finetune_latent import shape_latent, train_latent
 from purify.stages.fit_network import fit_network
 from purify.stages.kind import Kind
@@ -42,15 +42,15 @@ def distill_prior(work: Work) -> None:
     Leaves its average as `_train_pixels` does; sampler 'consistency' asks it.
     """
     settings, split = work.settings, Split(work.inputs['data'], 'train')
-    finished = load_variation_model(work.inputs['finished'])
-    task, build, config = make_consistency(settings, finished)
+    finished = load_variation_model(work.inputs['finished'], dtype=settings['dtype'])
+    task, build, config = make_consistency(settings, finished, split.shape[-1])
     held = devices.put_copy(task.frozen, devices.global_mesh())
     task, data = replace(task, frozen=held), TrainingSet(split)
     state = fit_network(work, task, build, None, data, start=finished.weights)
     weights = state.weights()
     write_network(work.folder, config, weights)
     if devices.is_lead():
-        scheduler = schedule_to_diffusers(task.schedule)
+        scheduler = schedule_to_diffusers(task.schedule) | {DISTILLED: True}
         given = (config, scheduler, task.graph, weights, settings['stored_dtype'])
         write_denoiser(work.folder, *given)
         note_training(work.folder, settings, len(split), work.inputs['finished'])
@@ -103,11 +103,11 @@ def shape_prior(known: Known, part: Settings) -> PixelPrior:
 
 def shape_distilled(known: Known, part: Settings, finished: Any) -> PixelPrior:
     """Traces the distillation of a prior that holds shapes; returns it, still with shapes."""
-    task, build, _ = make_consistency(part, finished)
+    task, build, _ = make_consistency(part, finished, known.data.channels)
     shape_training(known, 'prior', part, task, build, finished.weights)
     count = count_numbers(finished.weights['params'])
     known.found.notes.append(f'prior: distilled from {part["distill"]}, {count:,} parameters')
-    return finished
+    return replace(finished, distilled=True)
 
 
 def shape(known: Known, step: Step) -> None:

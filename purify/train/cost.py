@@ -54,14 +54,14 @@ class _Programs:
     """Counts the programs that this process asked XLA for, and those found in the cache."""
 
     def __init__(self) -> None:
-        self.counts = dict.fromkeys(COUNTED, 0)
+        self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
         jax.monitoring.register_event_duration_secs_listener(self._compiled)
         jax.monitoring.register_event_listener(self._found)
 
-    def _compiled(self, event: str, seconds: float, **_: Any) -> None:
+    def _compiled(self, event: str, duration_secs: float, **kwargs: Any) -> None:
         self.counts['programs'] += event == '/jax/core/compile/backend_compile_duration'
 
-    def _found(self, event: str, **_: Any) -> None:
+    def _found(self, event: str, **kwargs: Any) -> None:
         self.counts['from_cache'] += event == '/jax/compilation_cache/cache_hits'
 
 
@@ -124,7 +124,9 @@ class Cost:
         totals: Any = asdict(self) | {'seconds': self.seconds + now - self.begun}
         for name, count in count_programs().items():
             totals[name] += count - self.before[name]
-        return {name: value for name, value in totals.items() if name not in ('begun', 'before')}
+        for name in ('begun', 'before'):
+            del totals[name]
+        return totals
 
 
 def summarize(totals: Totals) -> Spent:
@@ -137,7 +139,8 @@ def summarize(totals: Totals) -> Spent:
         'seconds': totals['seconds'],
         'device_seconds': totals['seconds'] * totals['devices'],
         'compile_seconds': totals['compile_seconds'],
-        **{name: totals.get(name) for name in COUNTED},
+        'programs': totals.get('programs'),
+        'from_cache': totals.get('from_cache'),
         'wait_share': totals['wait_seconds'] / busy if totals['images'] and busy > 0 else None,
         'images_per_s': rate,
         'images_per_s_per_device': rate / totals['devices'] if rate else None,

@@ -71,7 +71,8 @@ def _equation_flops(equation: core.JaxprEqn, platform: str) -> Counter[str]:
     name, params = equation.primitive.name, equation.params
     count = _attention_flops if name.startswith(CUDNN_ATTENTION) else _COUNTS.get(name)
     if count is not None:
-        return Counter({str(equation.invars[0].aval.dtype): count(equation)})
+        aval: Any = equation.invars[0].aval
+        return Counter({str(aval.dtype): count(equation)})
     inside = partial(count_by_type, platform=platform)
     if name == 'cond' and (platforms := params.get('branches_platforms')):
         own = [at for at, names in enumerate(platforms) if names and platform in names]

@@ -153,7 +153,15 @@ def test_noise_and_recorded_states_go_on_over_stretches():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('interval', [(1.0,), (3.0, 0.3), (-1.0, 2.0), (1.0, 1.0), (math.nan, 2.0)])
+def test_an_interval_that_no_call_lies_in_is_refused():
+    with pytest.raises(UserError, match='holds none of the chain, whose noise levels are'):
+        Guidance(2.0, (500.0, 600.0)).calls(CHAIN)
+
+
+@pytest.mark.parametrize(
+    'interval',
+    [(1.0,), (3.0, 0.3), (-1.0, 2.0), (1.0, 1.0), (math.nan, 2.0), 5.0, ('a', 'b')],
+)
 def test_intervals_that_are_none(interval):
     with pytest.raises(UserError, match='two noise levels'):
         Guidance(2.0, interval)

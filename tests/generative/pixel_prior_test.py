@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,12 +34,25 @@ def prior():
 @pytest.mark.long
 @pytest.mark.parametrize('sampler', sorted(SAMPLERS))
 def test_a_perfect_network_gives_the_image_back(sampler):
-    model = prior()
+    model = dataclasses.replace(prior(), distilled=sampler == 'consistency')
     keys = jax.random.split(jax.random.key(0), 3)
     out = model.vary([], sampler=sampler, start=60, steps=12)(
         model.weights, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3, int), keys
     )
     assert np.abs(np.asarray(out)).max() < 2e-3
+
+
+@pytest.mark.parametrize(('sampler', 'distilled'), [('consistency', False), ('ddim', True)])
+def test_distilled_priors_and_their_sampler_go_together(sampler, distilled):
+    model = dataclasses.replace(prior(), distilled=distilled)
+    with pytest.raises(UserError, match='distilled'):
+        model.vary([], sampler=sampler, start=60, steps=2)
+
+
+@pytest.mark.parametrize('eta', [-0.1, 1.5, float('nan')])
+def test_an_eta_that_is_no_share_is_refused_whatever_the_sampler(eta):
+    with pytest.raises(UserError, match='between 0 and 1'):
+        prior().vary([], sampler='sde', start=60, steps=3, eta=eta)
 
 
 def test_eta_is_of_ddim_alone():

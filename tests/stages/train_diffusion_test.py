@@ -39,6 +39,8 @@ def test_a_prior_that_does_not_learn_is_distilled_to_itself(finished, tmp_path):
     assert run(f':distill={finished}', tmp_path, *still) == 0
     ours, theirs = (load_variation_model(folder) for folder in (tmp_path / 'prior', finished))
     assert ours.schedule.steps == theirs.schedule.steps
+    assert ours.distilled
+    assert not theirs.distilled
     assert ours.size_px == theirs.size_px
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.weights, theirs.weights
@@ -67,6 +69,7 @@ def test_distilling_changes_a_prior(finished, tmp_path):
     [
         ('distill=/no/such/folder', 'no such folder'),
         ('distill=digits', ''),
+        ('distill=digits,source=arrays:/no/such/folder', 'channels'),
     ],
 )
 def test_check_opens_what_is_to_be_distilled(words, said):

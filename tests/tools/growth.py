@@ -9,7 +9,7 @@ small classifier, once with the images on the device and once read as they are n
 processor time and the most memory of the process (resident, in MiB).
 
 `devices` compiles the programs of the quickstart for fake CPU devices and counts, of one device,
-FLOPs, memory and words to other devices.
+FLOPs, memory and exchanges with other devices.
 """
 
 import argparse

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,3 +41,28 @@ def test_programs_are_counted_from_where_a_stage_began_and_once_each():
     resumed.resume(alone.totals())
     assert resumed.totals()['programs'] == 1
     assert summarize(alone.totals())['programs'] == 1
+
+
+def test_what_the_cache_holds_is_told_from_what_was_compiled(tmp_path):
+    code = (
+        'import jax, jax.numpy as jnp\n'
+        'from purify.core.devices import use_compilation_cache\n'
+        'from purify.train.cost import Cost\n'
+        'use_compilation_cache()\n'
+        'jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)\n'
+        'cost = Cost()\n'
+        'jax.jit(lambda x: jnp.tanh(x @ x).sum())(jnp.ones((8, 8)))\n'
+        'print(cost.totals()["programs"], cost.totals()["from_cache"])\n'
+    )
+    place = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
+    counts = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, '-c', code], env=os.environ | place, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        counts.append([int(number) for number in done.stdout.split()])
+    (first, none), (second, found) = counts
+    assert first == second >= 1
+    assert none == 0
+    assert found == second

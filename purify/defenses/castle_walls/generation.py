@@ -64,6 +64,11 @@ class Generate(Measure):
         schedule = replace(schedule, set_alpha_to_one=True)
         options = dict(self.sampler)
         name = options.pop('name')
+        if name == 'consistency':
+            raise UserError(
+                "defense.sampling.sampler: 'consistency' asks distilled priors; a generator is"
+                ' trained in the run. Choose another.'
+            )
         times = edit_timesteps(schedule.steps, self.steps, name)
         return SAMPLERS.make(name, schedule, times, **options)
 

@@ -97,6 +97,7 @@ class CandidateChain(Limited, place='defense.'):
                 f'defense.start={self.start}: the prior was trained with {prior.schedule.steps}'
                 f' steps; choose 1 to {last}.'
             )
+        prior.check_sampler(self.sampler['name'])
         sampler = _make_sampler(prior.schedule, self._timesteps(), self.sampler)
         if self.forward == 'matched':
             return sampler, None

@@ -14,8 +14,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
 
     The answer is [b t n d] in q's dtype. `causal` lets token t see keys 0 to t only. The softmax is
     float32. Programs for NVIDIA's GPUs take cuDNN's flash attention for bfloat16 and float16 where
-    it accepts the shapes, all else XLA's, whatever machine they are compiled on. CPUs have no
-    float16 kernel: there float16 is computed in float32.
+    it accepts the shapes, all else XLA's, whatever machine they are compiled on (but where that has
+    an NVIDIA GPU older than Ampere, no program takes it). CPUs have no float16 kernel: there
+    float16 is computed in float32.
     """
     # One key (an image embedding as context) gets all the weight: no queries, no scores.
     if k.shape[1] == 1:
