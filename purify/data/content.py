@@ -19,9 +19,9 @@ def marks(files: Mapping[str, Path], *, hashed: bool = False) -> dict[str, str]:
     more, size and time of change count: a file that was replaced by one of the same size under its
     old time is not seen.
     """
-    found = {name: _stat(path) for name, path in files.items()}
-    small = hashed or sum(facts.st_size for facts in found.values() if facts) <= SMALL_BYTES
-    return {name: _mark(files[name], facts, small) for name, facts in found.items()}
+    facts = map(_stat, files.values())  # looked at twice: a million of them would fill the memory
+    small = hashed or sum(known.st_size for known in facts if known) <= SMALL_BYTES
+    return {name: _mark(path, _stat(path), small) for name, path in files.items()}
 
 
 def _stat(path: Path) -> os.stat_result | None:

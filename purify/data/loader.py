@@ -14,10 +14,11 @@ Record = dict[str, Any]
 FETCHERS = 4  # threads that fetch records in order
 CACHE_BYTES = 2**30  # of decoded images that this process keeps, of all splits together
 
-Row = tuple[int, int, int]  # id, label, variation
+PIECE = 256  # records that a thread decodes at a time
 
-# folder, split and when it was written -> its images u8[n h w c] and rows, the oldest first
-_decoded: dict[tuple[Path, str, int], tuple[np.ndarray, list[Row]]] = {}
+# folder, split and when it was written -> its images u8[n h w c] and rows i64[n 3] (id, label,
+# variation), the oldest first
+_decoded: dict[tuple[Path, str, int], tuple[np.ndarray, np.ndarray]] = {}
 
 
 class Split:
@@ -36,11 +37,12 @@ class Split:
             images, rows = _decode(Path(folder), split, self.source, self.shape)
             self.source = _Decoded(images, rows, varied='variation' in self.source[0])
         else:  # everything but the picture, which is what costs
-            rows = [_row(record) for record in builders.open_split(folder, split, decode=False)]
-        ids, labels, variations = zip(*rows, strict=True)
-        self.ids, self.labels = np.array(ids, np.int64), np.array(labels, np.int32)
-        self.variations = np.array(variations, np.int32)
-        if len({*zip(self.ids.tolist(), self.variations.tolist(), strict=True)}) != len(self.ids):
+            found = builders.open_split(folder, split, decode=False)
+            kind = np.dtype((np.int64, 3))
+            rows = np.fromiter(map(_row, found), kind, count=len(found))
+        self.ids, self.labels = rows[:, 0], rows[:, 1].astype(np.int32)
+        self.variations = rows[:, 2].astype(np.int32)
+        if len(np.unique(rows[:, [0, 2]], axis=0)) != len(rows):
             raise UserError(f'{folder}: ids occur more than once in {split!r}; ids must be unique.')
         if keep is not None:
             self.source = _Subset(self.source, np.flatnonzero(keep))
@@ -85,7 +87,7 @@ class _Subset:
 class _Decoded:
     """Records whose images are in memory."""
 
-    def __init__(self, images: np.ndarray, rows: Sequence[Row], *, varied: bool):
+    def __init__(self, images: np.ndarray, rows: np.ndarray, *, varied: bool):
         self.images, self.rows = images, rows
         self.names = ('id', 'label', 'variation')[: 2 + varied]
 
@@ -93,30 +95,33 @@ class _Decoded:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Record:
-        return dict(zip(self.names, self.rows[index], strict=False)) | {'image': self.images[index]}
+        numbers = dict(zip(self.names, self.rows[index].tolist(), strict=False))
+        return numbers | {'image': self.images[index]}
 
 
-def _row(record: Record) -> Row:
+def _row(record: Record) -> tuple[int, int, int]:
     return int(record['id']), int(record['label']), int(record.get('variation', 0))
 
 
 def _decode(
     folder: Path, split: str, records: Any, shape: tuple[int, int, int]
-) -> tuple[np.ndarray, list[Row]]:
-    """All images u8[n h w c] and rows of a split, read now or kept from before."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """All images u8[n h w c] and rows i64[n 3] of a split, read now or kept from before."""
     written = (folder / 'dataset_info.json').stat().st_mtime_ns
     key = (folder.resolve(), split, written)
     if key not in _decoded:
         images = np.empty((len(records), *shape), np.uint8)
+        rows = np.empty((len(records), 3), np.int64)
 
-        def decode(index: int) -> Row:
-            record = records[index]
-            images[index] = record['image']
-            return _row(record)
+        def decode(start: int) -> None:
+            for index in range(start, min(start + PIECE, len(records))):
+                record = records[index]
+                images[index], rows[index] = record['image'], _row(record)
 
         # Pillow lets go of the interpreter lock while it inflates.
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            rows = list(pool.map(decode, range(len(records)), chunksize=64))
+            for _ in pool.map(decode, range(0, len(records), PIECE)):
+                pass
         images.flags.writeable = False
         kept = lambda: sum(other.nbytes for other, _ in _decoded.values())
         while _decoded and images.nbytes + kept() > CACHE_BYTES:

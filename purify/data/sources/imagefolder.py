@@ -196,23 +196,25 @@ class _LeftOut:
 
 def _pool(folder: Path, names: Sequence[str], channels: int, notes: Notes) -> Pool:
     left = _LeftOut()
-    files = [(file, k) for k, name in enumerate(names) for file in _pictures(folder / name, left)]
+    found = [_pictures(folder / name, left) for name in names]
+    files = [file for own in found for file in own]
     for entry in scan(folder, LAYOUT):
         if entry.name not in names:
             left.count_beside(entry, folder)
     left.say_all(folder)
-    labels = np.array([k for _, k in files], np.int32)
-    return Pool(np.arange(len(files)), labels, lambda i: images.read(files[i][0], channels, notes))
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(own) for own in found])
+    read = lambda i: images.read(Path(files[i]), channels, notes)
+    return Pool(np.arange(len(files)), labels, read)
 
 
-def _pictures(folder: Path, left: _LeftOut) -> list[Path]:
-    files = []
+def _pictures(folder: Path, left: _LeftOut) -> list[str]:
+    files = []  # as text: a Path takes four times the memory
     for entry in walk(folder):
         if _is_hidden(entry, folder) or not _is_picture(entry):
             left.count(entry, folder)
             continue
-        files.append(Path(entry.path))
-        left.deeper += files[-1].parent != folder
+        files.append(entry.path)
+        left.deeper += os.path.dirname(entry.path) != str(folder)
     if not files:
         formats = ', '.join(images.FORMATS)
         raise UserError(f'{folder}: no pictures in this class folder (formats: {formats}).')
