@@ -25,6 +25,7 @@ def test_generation_takes_the_paper_s_numbers():
         'sampler': {'name': 'ddim', 'eta': 0.0},
         'steps': 50,
         'guidance': 6.0,  # w = 5
+        'guidance_interval': [],
         'dtype': 'bfloat16',
     }
     assert defense['probe'] == {'labels': [4], 'images': 10_000}

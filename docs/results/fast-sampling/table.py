@@ -38,12 +38,11 @@ def chain_rows(folder: str) -> list[list[str]]:
 
 
 def verdict_row(run: dict[str, Any]) -> list[str]:
-    """One run of DataElixir beside the exact one of the same data and seed."""
-    shares = [f'{100 * run[name]:.2f} %' for name in ('same_verdict', 'same_label')]
-    rates = ['–' if run[name] is None else f'{100 * run[name]:.1f} %' for name in ('tpr', 'fpr')]
+    """One run of DataElixir beside the one with most evaluations."""
+    shares = [f'{100 * run[name]:.1f} %' for name in ('same_verdict', 'tpr', 'fpr')]
     targets = ', '.join(map(str, run['targets'])) or 'none'
-    calls = f'{run["evaluations_per_image"]}'
-    return [run['data'], calls, str(run['kept'] * run['rounds']), *shares, *rates, targets]
+    sets = ' / '.join(str(run['sets'][name]) for name in ('benign', 'poisoned', 'suspicious'))
+    return [str(run['evaluations_per_image']), *shares, targets, sets]
 
 
 def deep_row(net: dict[str, Any]) -> list[str]:
@@ -58,10 +57,9 @@ def main() -> None:
     head = ['attack', 'chain', 'calls', 'runs', 'student ACC', 'student ASR', 'student RA']
     print_table('Students by chain, seeds 0 to 2', head, chain_rows('reported'), left=2)
     print_table('Students by chain, seeds 10 to 12', head, chain_rows('tuning'), left=2)
-    head = ['data', 'evaluations per image', 'candidates', 'verdicts as exact', 'labels as exact']
-    head += ['TPR', 'FPR', 'targets']
+    head = ['evaluations per image', 'verdicts as with 75', 'TPR', 'FPR', 'targets', 'sets B / P / S']
     curve = read_lines(RAW / 'dataelixir.jsonl')
-    print_table("DataElixir's verdicts with fewer evaluations", head, map(verdict_row, curve))
+    print_table('DataElixir on 2,000 images of CIFAR-10, patch, seed 0', head, map(verdict_row, curve))
     head = ['network', 'GFLOP a call', 'finest level', 'saved by keeping the rest every other call']
     deep = read_lines(RAW / 'deep_features.jsonl')
     print_table('What keeping deep features would save', head, map(deep_row, deep))
