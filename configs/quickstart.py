@@ -16,7 +16,7 @@ prior that the defence needs is trained on 1,000 training images that are set as
 
 800 training images, 80 of them with a 3x3 checkerboard (or 15 % of noise blended in) and label 0; a
 3-stage ResNet of width 16 as teacher and student; the embedded DDPM of 0.8 M parameters noises
-every image to step 300 of 1,000 and back in 4 steps of SDE-DPM-Solver++, three times. Measured:
+every image to step 300 of 1,000 and back in 6 steps of SDE-DPM-Solver++, three times. Measured:
 docs/results/quickstart, and what fewer steps cost in docs/results/fast-sampling.
 
 Three settings differ from Struppek 2023, all chosen on runs with seeds 10 to 12 (see there).
@@ -88,7 +88,7 @@ def get_config(arg=None):
         shift |= {name: value for name, value in STRONG_AUGMENTATIONS.items() if name != 'flip'}
         config.defense = DEFENSES.part('augmentations')
     else:
-        vary = variation('pixel', start=300, steps=4, sampler='sde')
+        vary = variation('pixel', start=300, steps=6, sampler='sde')
         config.defense = DEFENSES.part('variations', vary=vary, copies=3, colour_transfer=False)
         config.prior = prior
         config.evaluation = asdict(defenses.Evaluation())
