@@ -57,9 +57,18 @@ def main() -> None:
     head = ['attack', 'chain', 'calls', 'runs', 'student ACC', 'student ASR', 'student RA']
     print_table('Students by chain, seeds 0 to 2', head, chain_rows('reported'), left=2)
     print_table('Students by chain, seeds 10 to 12', head, chain_rows('tuning'), left=2)
-    head = ['evaluations per image', 'verdicts as with 75', 'TPR', 'FPR', 'targets', 'sets B / P / S']
+    head = [
+        'evaluations per image',
+        'verdicts as with 75',
+        'TPR',
+        'FPR',
+        'targets',
+        'sets B / P / S',
+    ]
     curve = read_lines(RAW / 'dataelixir.jsonl')
-    print_table('DataElixir on 2,000 images of CIFAR-10, patch, seed 0', head, map(verdict_row, curve))
+    print_table(
+        'DataElixir on 2,000 images of CIFAR-10, patch, seed 0', head, map(verdict_row, curve)
+    )
     head = ['network', 'GFLOP a call', 'finest level', 'saved by keeping the rest every other call']
     deep = read_lines(RAW / 'deep_features.jsonl')
     print_table('What keeping deep features would save', head, map(deep_row, deep))

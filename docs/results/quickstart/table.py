@@ -29,7 +29,7 @@ TUNING = {  # run -> what it is compared for
 
 def sweep_row(name: str, pattern: str) -> list[str]:
     """Teacher and student of the runs of one point of the sweep."""
-    runs = [read_json(path) for path in sorted((RAW / '2026-11-30-sweep').glob(pattern))]
+    runs = [read_json(path) for path in sorted((RAW / '2026-12-01-sweep').glob(pattern))]
     seconds = [run['cost']['seconds'] for run in runs]
     columns = [('teacher', 'acc'), ('teacher', 'asr')]
     columns += [('student', measure) for measure in ('acc', 'asr', 'ra')]
@@ -95,7 +95,7 @@ def main() -> None:
         ),
         [sweep_row(name, pattern) for name, pattern in SWEEP.items()],
     )
-    latest = read_json(RAW / '2026-11-30-sweep' / 'attack=patch-seed0.json')
+    latest = read_json(RAW / '2026-12-01-sweep' / 'attack=patch-seed0.json')
     print_table(
         'Patch, seed 0',
         ('', 'teacher', '95 % interval', 'student', '95 % interval'),
