@@ -104,6 +104,7 @@ def _catalogue(found: Diagnosis, dataset: str, part: Settings) -> tuple[int, int
         found.notes.append(
             f'source: tfds:{dataset} is not on this machine; the run downloads it to'
             f' {builder.data_dir}'
+            + ('' if part['train_size'] else f'; {NOMINAL_IMAGES:,} training images stand for it')
         )
     features: Any = builder.info.features
     label, chosen = dict(features.items()).get(part.get('label', 'label')), part['classes']

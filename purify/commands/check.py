@@ -14,6 +14,7 @@ from purify.commands.published_shapes import published_encoder, published_prior
 from purify.commands.target import compile_for, print_cost
 from purify.core.errors import UserError
 from purify.core.files import user_path
+from purify.core.targets import TARGETS
 from purify.core.types import Facts, Settings
 from purify.core.writers import WRITERS
 from purify.defenses.method import Method
@@ -141,6 +142,8 @@ def command(call: Call) -> int:
     code, name = 2 if found.problems else 0, call.args.target
     if call.args.devices is not None and not (name and call.args.devices > 0):
         raise UserError('--devices takes a number from 1 on, and goes with --target.')
+    if name:
+        TARGETS[name]  # raises for an unknown one, with the choices
     # What is traced with wrong settings would mislead.
     cost = None
     if name and not found.problems:
@@ -157,4 +160,6 @@ def command(call: Call) -> int:
     print(f'{config["name"]}: ' + (f'{count} problem(s)' if count else 'every stage can run'))
     if cost:
         print_cost(cost)
+    elif name:
+        print(f'nothing was compiled for {name}: solve the problems first')
     return code

@@ -21,7 +21,7 @@ from purify.stages.known import Diagnosis, Program
 from purify.train.flops import compile_traced, count_by_type
 from purify.train.inference import even_batch, trace_rows
 
-EXPECTED = 0.45  # of the roofline: what well-tuned programs come to
+EXPECTED = 0.45  # of the roofline: what is aimed for, not measured
 SHOWN = 8  # kinds of kernels
 HALVES = ('bfloat16', 'float16')
 

@@ -19,7 +19,7 @@ def marks(files: Mapping[str, Path], *, hashed: bool = False) -> dict[str, str]:
     more, size and time of change count: a file that was replaced by one of the same size under its
     old time is not seen.
     """
-    facts = map(_stat, files.values())  # looked at twice: a million of them would fill the memory
+    facts = map(_stat, files.values())  # looked at twice rather than held: they are large
     small = hashed or sum(known.st_size for known in facts if known) <= SMALL_BYTES
     return {name: _mark(path, _stat(path), small) for name, path in files.items()}
 

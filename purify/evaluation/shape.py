@@ -43,10 +43,16 @@ def _answers(known: Known, name: str) -> None:
                 'classes': models['classifier'].predict(weights['classifier'], rows)
             }
         )
-        rows, count = known.data.rows(), 2 * known.data.test_images
-        models = {'classifier': model}
-        looks = {'passes': 2, 'size': 'inference_batch'}  # clean ones, and with a trigger
-        known.trace(f'evaluate: {name}', rule, models, rows, count, **looks)
+        rows, looks = known.data.rows(), _looks(known)
+        count = looks * known.data.test_images
+        how = {'passes': looks, 'size': 'inference_batch'}
+        known.trace(f'evaluate: {name}', rule, {'classifier': model}, rows, count, **how)
+
+
+def _looks(known: Known) -> int:
+    """How often the test images are looked at: clean, and with each trigger."""
+    rule = known.config['attack']
+    return 1 + has_trigger(rule) * (1 + len(rule.get('more') or {}))
 
 
 def _residual(known: Known, method: Method) -> None:
@@ -64,9 +70,9 @@ def _guard(known: Known, method: Method) -> None:
     """What a guard makes of a test image."""
     step = method.outcome.guard
     if step is not None:
-        models, count = known.models(step.inputs), 2 * known.data.test_images
-        rows = known.data.rows('id')
-        known.trace('evaluate: guard', step.by.rule, models, rows, count, passes=2)
+        models, rows, looks = known.models(step.inputs), known.data.rows('id'), _looks(known)
+        count = looks * known.data.test_images
+        known.trace('evaluate: guard', step.by.rule, models, rows, count, passes=looks)
 
 
 def _features(known: Known, method: Method) -> None:
@@ -97,6 +103,7 @@ def _diffused(known: Known, method: Method) -> None:
 def _judges(known: Known) -> None:
     """Those who judge generated images; two classes are all that the detector knows."""
     part = known.config['dissection']
+    known.found.uncounted.append('dissect (classes of generated images)')
     shape_classifier(known, 'labeller', part['labeller'])
     if has_trigger(known.config['attack']):
         sides = replace(known.data, classes=len(CLASSES))

@@ -161,5 +161,8 @@ def _dissection(where: dict[str, Input], method: Method, config: Settings) -> li
     sampler = drawn.sampler['name'] + ''.join(
         f', {name} {x}' for name, x in drawn.sampler.items() if name != 'name'
     )
+    if drawn.guidance_interval:
+        low, high = drawn.guidance_interval
+        sampler += f', guided at noise levels {low:g} to {high:g}'
     how = {'sampler': sampler, 'guidance': drawn.guidance, 'steps': drawn.steps}
     return [*stages, Stage('dissect', dissect, how, inputs, sees=judges)]

@@ -65,6 +65,11 @@ class Plan:
     of: int = 0
     together: int = 1
 
+    def at_once(self) -> int:
+        """The most updates of one program, so that it ends wherever rows or states are saved."""
+        every = math.gcd(self.save_every, self.log_every)
+        return max(steps for steps in range(1, self.together + 1) if every % steps == 0)
+
 
 def make_step(
     task: Task, optimizer: optax.GradientTransformation, accumulate: int, seed: int, steps: int = 1
@@ -204,9 +209,7 @@ def fit(
     log = _Log(plan, start, devices.is_lead())
     update = make_step(task, optimizer, plan.accumulate, plan.seed, plan.of or plan.steps)
     programs = _Programs(feed_step(update, feed), task, feed, mesh, cost)
-    every = math.gcd(plan.save_every, plan.log_every)
-    most = plan.together if feed.held else 1
-    together = max(steps for steps in range(1, most + 1) if every % steps == 0)
+    together = plan.at_once() if feed.held else 1
 
     def save(step: int) -> None:
         if devices.is_lead():

@@ -87,7 +87,7 @@ def make_state(
     **how: Any,
 ) -> TrainState:
     """A fresh state on every device of `mesh`, from the weights `init`; `how` as `state_maker`."""
-    # It runs once. At its usual level LLVM takes four times as long on a CPU, for the same bits.
+    # It runs once: what LLVM takes longer for at its usual level would not pay.
     quick = {'xla_backend_optimization_level': 1} if is_cpu(mesh) else None
     make = state_maker(build, optimizer, **how)
     return jax.jit(make, out_shardings=replicated(mesh), compiler_options=quick)(init)

@@ -176,3 +176,22 @@ def test_check_gives_costs_as_json(here, capsys):
     assert 'teacher' in rows(said['cost'])
     assert cli.main(line) == 0
     assert 'cost' not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ('words', 'looks'), [('attack=none', 1), ('', 2), ('attack=two_patches', 3)]
+)
+def test_test_images_are_looked_at_clean_and_with_each_trigger(words, looks):
+    config = quickstart(words)
+    programs = {program.step: program for program in check(config).programs}
+    judged = programs['evaluate: teacher']
+    assert judged.passes == looks
+    assert judged.count == looks * config['source']['test_size']
+
+
+def test_a_config_with_problems_is_not_compiled_and_that_is_said(here, capsys):
+    line = ['check', '--config', f'{ROOT}/configs/quickstart.py', '--target']
+    assert cli.main([*line, 'h200', '--config.defense.vary.sampler=consistency']) == 2
+    assert 'nothing was compiled for h200' in capsys.readouterr().out
+    assert cli.main([*line, 'h20', '--config.defense.vary.sampler=consistency']) == 2
+    assert "unknown target 'h20'" in capsys.readouterr().err
