@@ -156,6 +156,7 @@ OUTSIDE = {  # read where stages are made or concluded
     'teacher.init_from',
     'student.init_from',
     'prior.init_from',
+    'prior.distill',
     'dissection.labeller.init_from',
     'dissection.detector.init_from',
     'surrogate.load',
@@ -171,10 +172,12 @@ OUTSIDE = {  # read where stages are made or concluded
 }
 
 
+NO_TEACHER = [flag for flag in SMALL if 'teacher' not in flag]
+
+
 def attacked(name):
     """configs/attacks.py with one attack, tiny."""
-    flags = [flag for flag in SMALL if 'teacher' not in flag]
-    config = load_config(f'{ROOT}/configs/attacks.py:attack={name},rate=0.05', flags)
+    config = load_config(f'{ROOT}/configs/attacks.py:attack={name},rate=0.05', NO_TEACHER)
     shrink_fit(config)
     return config
 
@@ -212,6 +215,9 @@ def seen(tmp_path_factory):
         found |= read_leaves(
             attacked(name), folder / name, ('clean', 'surrogate', 'trigger', 'prepare')
         )[0]
+    short = [*NO_TEACHER, '--config.prior.steps=2', '--config.source.reference_size=64']
+    distilled = load_config(f'{ROOT}/configs/prior.py:distill=digits', short)
+    found |= read_leaves(distilled, folder / 'distilled', ('prepare', 'prior'))[0]
     for kind in ('versatile', 'sd_img2img'):
         save_pretrained(random_pipeline(kind, 'tiny', seed=0), folder / kind)
         words = f'model={kind},prior={folder / kind},source=arrays:{folder}'

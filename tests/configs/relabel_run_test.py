@@ -45,10 +45,10 @@ def remembered():
     """Trainings that several points have in common are shaped once."""
     done, shape = set(), train_classifier.shape_training
 
-    def shape_once(known, name, part, task, build):
+    def shape_once(known, name, part, task, build, **data):
         key = json.dumps([part, vars(known.data), type(task).__name__], default=str)
         if key not in done:
-            shape(known, name, part, task, build)
+            shape(known, name, part, task, build, **data)
         done.add(key)
 
     with pytest.MonkeyPatch.context() as patch:
