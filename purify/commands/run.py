@@ -25,6 +25,7 @@ from purify.core.files import (
 from purify.core.progress import say
 from purify.core.types import Facts, Settings
 from purify.core.writers import WANDB_ID, open_writers
+from purify.data.loader import keep_decoded
 from purify.engine.chain import Chain
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
@@ -69,6 +70,7 @@ def run(
     with open_writers(
         config['run']['writers'] if recorded else (), workdir, workdir.name, config
     ) as writers:
+        keep_decoded(config['run']['resident_mb'] * 2**20)
         reused = chain.run(wanted, config['run'], writers)
         chain.check()
         if recorded:

@@ -12,20 +12,27 @@ from purify.data import builders
 
 Record = dict[str, Any]
 FETCHERS = 4  # threads that fetch records in order
-CACHE_BYTES = 2**30  # of decoded images that this process keeps, of all splits together
+CACHE_BYTES = 2**30  # of decoded images that this process keeps at most, of all splits together
 
 PIECE = 256  # records that a thread decodes at a time
 
 # folder, split and when it was written -> its images u8[n h w c] and rows i64[n 3] (id, label,
 # variation), the oldest first
 _decoded: dict[tuple[Path, str, int], tuple[np.ndarray, np.ndarray]] = {}
+_most = CACHE_BYTES
+
+
+def keep_decoded(most: int) -> None:
+    """Lets this process keep `most` bytes of decoded images, and never more than `CACHE_BYTES`."""
+    global _most
+    _most = min(most, CACHE_BYTES)
 
 
 class Split:
     """The records of one split, by position: {'id': int, 'image': u8[h w c], 'label': int, ...}.
 
-    `ids` i64[n], `labels` i32[n]. Images are decoded once in a process where that fits in
-    `CACHE_BYTES`, else on each access. Raises `UserError` for an empty split or ids that occur
+    `ids` i64[n], `labels` i32[n]. Images are decoded once in a process where it may keep them
+    (`keep_decoded`), else on each access. Raises `UserError` for an empty split or ids that occur
     twice.
     """
 
@@ -33,7 +40,7 @@ class Split:
         self.folder, self.shape = Path(folder), builders.image_shape(folder)
         self.class_names = builders.class_names(folder)
         self.source: Any = builders.open_split(folder, split)
-        if len(self.source) * int(np.prod(self.shape)) <= CACHE_BYTES:
+        if len(self.source) * int(np.prod(self.shape)) <= _most:
             images, rows = _decode(Path(folder), split, self.source, self.shape)
             self.source = _Decoded(images, rows, varied='variation' in self.source[0])
         else:  # everything but the picture, which is what costs
@@ -124,7 +131,7 @@ def _decode(
                 pass
         images.flags.writeable = False
         kept = lambda: sum(other.nbytes for other, _ in _decoded.values())
-        while _decoded and images.nbytes + kept() > CACHE_BYTES:
+        while _decoded and images.nbytes + kept() > _most:
             del _decoded[next(iter(_decoded))]
         _decoded[key] = images, rows
     return _decoded[key]
