@@ -13,12 +13,13 @@ Words: setting=digits|cifar10|tiny|lfw, rate, seed, source,
 attack=<any of `purify list`; usual is the BadNets of the setting>,
 defense=dataelixir|activation_clustering|spectral|abl|dbd|none,
 weights=<safetensors both classifiers start from>. Of DataElixir: exact (every step of the chain, as
-published, not a tenth of them), released (the paper's open points as its code reads them, and its
-own rule for target labels), targets=significant|mad (which labels are targets: `mad` is the paper's
-rule, one-sided, KL, threshold 2; the released code's is two-sided), sampler=ddim|dpmpp_2m (of the
-fast chain; DPM-Solver++ is the paper's faster one), start=<T> and kept=2|5|10|20|40 (m) for priors
-of 1,000 steps, prior=<diffusers folder or hub id>|train|poisoned (the last two: trained in the run,
-on images kept apart or on the poisoned ones).
+published, not a tenth of them, or of the digits a twentieth), released (the paper's open points as
+its code reads them, and its own rule for target labels), targets=significant|mad (which labels are
+targets: `mad` is the paper's rule, one-sided, KL, threshold 2; the released code's is two-sided),
+sampler=ddim|dpmpp_2m (of the fast chain; DPM-Solver++ is the paper's faster one), start=<T> and
+kept=2|5|10|20|40 (m) for priors of 1,000 steps, which the digits' chain takes 15 steps a round for,
+prior=<diffusers folder or hub id>|train|poisoned (the last two: trained in the run, on images kept
+apart or on the poisoned ones).
 
 `digits` needs no download and is for 2 CPU cores. The others are for a GPU or TPU, and have not
 been measured:
@@ -128,7 +129,9 @@ def digits(words):
     set_attack(config, name, preset(name, 'digits'), rate=words.rate)
     unet = PixelNetwork(16, (24, 48, 64), layers_per_block=1, norm_num_groups=8)
     own = pixel_prior(unet, steps=2500, batch=64, lr=2e-3, stored_dtype='float16', augment=augment)
-    changes = {} if words.defense == 'none' else defenses.preset(words.defense, 'small')
+    # Seven calls a round leave no room for other chains.
+    kinds = ('small',) if words.start or words.kept or words.exact else ('digits', 'small')
+    changes = {} if words.defense == 'none' else defenses.preset(words.defense, *kinds)
     return defended(config, words, changes, semi_steps=1500, published='digits', own=own)
 
 

@@ -80,8 +80,8 @@ def get_config(arg=None):
     if words.defense == 'none':
         return config
     if words.defense not in ('variations', 'augmentations'):
-        small = defenses.preset(words.defense, 'small')
-        defenses.defend(config, words.defense, small, semi_steps=1500, prior=prior)
+        suited = defenses.preset(words.defense, kind, 'small')
+        defenses.defend(config, words.defense, suited, semi_steps=1500, prior=prior)
         return config
     if words.defense == 'augmentations':
         # The strong ones of the paper, but no flip: digits have a right way round.
@@ -94,7 +94,8 @@ def get_config(arg=None):
         config.evaluation = asdict(defenses.Evaluation())
     distill, plain = OBJECTIVES.part('distill', tau=1.0), OBJECTIVES.part('classify')
     recipe['objective'] = distill if words.distill else plain
-    epochs = 30 if words.defense == 'augmentations' else 15
+    # With three variations of each image as many as the teacher sees.
+    epochs = 30 if words.defense == 'augmentations' else 10
     config.student = classifier(network, **recipe, epochs=epochs, augment=shift)
     return config
 

@@ -82,15 +82,17 @@ def plain_defenses() -> tuple[str, ...]:
     return tuple(name for name in DEFENSES if not DEFENSES.wanted(name))
 
 
-def preset(name: str, kind: str) -> Mapping[str, Any]:
-    """Looks up a defence's settings for a kind of data such as 'small'; {} where it has none.
+def preset(name: str, *kinds: str) -> Mapping[str, Any]:
+    """Looks up a defence's settings for the first of these kinds of data that it has some for.
 
-    A score removes as large a share as Spectral does.
+    A kind is 'small', say; {} where it has none. A score removes as large a share as Spectral does.
     """
-    if name in SCORES:
-        own = SCORES.bare(name).presets.get(kind)
-        return {} if own is None else {'remove': Spectral.remove, 'score': own}
-    return DEFENSES.bare(name).presets.get(kind, {})
+    presets = (SCORES if name in SCORES else DEFENSES).bare(name).presets
+    kind = next((kind for kind in kinds if kind in presets), None)
+    if kind is None:
+        return {}
+    own = presets[kind]
+    return {'remove': Spectral.remove, 'score': own} if name in SCORES else own
 
 
 def defend(

@@ -113,12 +113,17 @@ def test_the_settings_are_the_papers(setting, network, prior, size_px, channels)
             'tau': 0.1,
             'rank': 0.8,
             'labels': 'benign',
-            'steps': 15,
-            'kept': 5,
+            'steps': 7 if setting == 'digits' else 15,
+            'kept': 3 if setting == 'digits' else 5,
         }.items()
     )
     assert bool(config['teacher']['init_from']) == (setting in ('tiny', 'lfw'))
     assert configured(f'setting={setting},weights=')['student']['init_from'] == ''
+
+
+@pytest.mark.parametrize('words', ['start=200', 'kept=10', 'kept=40'])
+def test_other_chains_of_the_digits_take_the_usual_calls(words):
+    assert configured(words)['defense']['steps'] == 15
 
 
 def test_cifar10_is_trained_as_the_released_code_trains():
@@ -155,7 +160,7 @@ def test_released_reads_the_open_points_as_the_code_does():
     defense = configured('released')['defense']
     assert (
         defense.items()
-        >= {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'steps': 15}.items()
+        >= {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'steps': 7}.items()
     )
     assert defense['targets'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
 

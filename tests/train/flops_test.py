@@ -187,8 +187,8 @@ def test_the_count_is_that_of_all_devices_and_a_share_is_that_of_one():
     assert counted(jax.shard_map(jnp.matmul, **split, axis_names={'data'}), x, w) == whole
     # on both axes the other four devices do the same work again
     assert counted(jax.shard_map(jnp.matmul, **split), x, w) == 2 * whole
-    program, flops = compile_counted(jax.jit(jnp.matmul).trace(x, w), devices=4)
-    assert flops == whole / 4
+    program, flops = compile_counted(jax.jit(jnp.matmul).trace(x, w), mesh)
+    assert flops == whole / 8
     np.testing.assert_array_equal(program(x, w), np.full((16, 8), 8))
 
 
@@ -223,7 +223,7 @@ def test_agrees_with_xla_on_a_small_network_without_loops():
     gradient = jax.grad(lambda *args: (network(*args) ** 2).sum(), (1, 2))
     # XLA leaves out the border of zeros: a share of (2 / (3 x 48)) on each axis
     for function, border in ((forward, 1.0), (gradient, (1 - 2 / 144) ** 2)):
-        program, flops = compile_counted(jax.jit(function).trace(*args), devices=1)
+        program, flops = compile_counted(jax.jit(function).trace(*args), mesh_of(1))
         assert flops * border == pytest.approx(program.cost_analysis()['flops'], rel=0.02)
 
 
