@@ -94,8 +94,7 @@ def get_config(arg=None):
         config.evaluation = asdict(defenses.Evaluation())
     distill, plain = OBJECTIVES.part('distill', tau=1.0), OBJECTIVES.part('classify')
     recipe['objective'] = distill if words.distill else plain
-    # With three variations of each image as many as the teacher sees.
-    epochs = 30 if words.defense == 'augmentations' else 10
+    epochs = 30 if words.defense == 'augmentations' else 15
     config.student = classifier(network, **recipe, epochs=epochs, augment=shift)
     return config
 

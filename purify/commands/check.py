@@ -50,7 +50,7 @@ def check(config: Settings, *, fetched: bool = False) -> Diagnosis:
     method = found.attempt('defense', lambda: make_method(config)) or Method()
     for step in method.steps:
         found.attempt(step.name, lambda step=step: KINDS[step.kind].shape(known, step))
-    found.attempt('evaluation', lambda: shape_evaluation(known, method))
+    shape_evaluation(known, method)
     for name in config['run']['writers']:
         found.attempt('run.writers', lambda name=name: WRITERS[name])
     return found

@@ -19,13 +19,21 @@ PIECE = 256  # records that a thread decodes at a time
 # folder, split and when it was written -> its images u8[n h w c] and rows i64[n 3] (id, label,
 # variation), the oldest first
 _decoded: dict[tuple[Path, str, int], tuple[np.ndarray, np.ndarray]] = {}
-_most = CACHE_BYTES
+_may_keep = CACHE_BYTES
 
 
 def keep_decoded(most: int) -> None:
     """Lets this process keep `most` bytes of decoded images, and never more than `CACHE_BYTES`."""
-    global _most
-    _most = min(most, CACHE_BYTES)
+    global _may_keep
+    _may_keep = min(most, CACHE_BYTES)
+    _make_room(0)
+
+
+def _make_room(wanted: int) -> None:
+    """Drops the oldest images until as many bytes may be kept besides."""
+    kept = lambda: sum(images.nbytes for images, _ in _decoded.values())
+    while _decoded and wanted + kept() > _may_keep:
+        del _decoded[next(iter(_decoded))]
 
 
 class Split:
@@ -40,8 +48,8 @@ class Split:
         self.folder, self.shape = Path(folder), builders.image_shape(folder)
         self.class_names = builders.class_names(folder)
         self.source: Any = builders.open_split(folder, split)
-        if len(self.source) * int(np.prod(self.shape)) <= _most:
-            images, rows = _decode(Path(folder), split, self.source, self.shape)
+        if len(self.source) * int(np.prod(self.shape)) <= _may_keep:
+            images, rows = _remember(Path(folder), split, self.source, self.shape)
             self.source = _Decoded(images, rows, varied='variation' in self.source[0])
         else:  # everything but the picture, which is what costs
             found = builders.open_split(folder, split, decode=False)
@@ -69,7 +77,7 @@ class Split:
     def all_images(self) -> np.ndarray:
         """All images u8[n h w c]; those that are in memory are not copied."""
         held = isinstance(self.source, _Decoded)
-        return self.source.images if held else self.images(range(len(self)))
+        return self.source.images if held else _decode(self.source, self.shape)[0]
 
     def position_of(self, ids: np.ndarray) -> np.ndarray:
         """Positions of the given ids, which must be unique; KeyError where one is missing."""
@@ -110,31 +118,35 @@ def _row(record: Record) -> tuple[int, int, int]:
     return int(record['id']), int(record['label']), int(record.get('variation', 0))
 
 
-def _decode(
+def _remember(
     folder: Path, split: str, records: Any, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """All images u8[n h w c] and rows i64[n 3] of a split, read now or kept from before."""
     written = (folder / 'dataset_info.json').stat().st_mtime_ns
     key = (folder.resolve(), split, written)
     if key not in _decoded:
-        images = np.empty((len(records), *shape), np.uint8)
-        rows = np.empty((len(records), 3), np.int64)
-
-        def decode(start: int) -> None:
-            for index in range(start, min(start + PIECE, len(records))):
-                record = records[index]
-                images[index], rows[index] = record['image'], _row(record)
-
-        # Pillow lets go of the interpreter lock while it inflates.
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            for _ in pool.map(decode, range(0, len(records), PIECE)):
-                pass
+        images, rows = _decode(records, shape)
         images.flags.writeable = False
-        kept = lambda: sum(other.nbytes for other, _ in _decoded.values())
-        while _decoded and images.nbytes + kept() > _most:
-            del _decoded[next(iter(_decoded))]
+        _make_room(images.nbytes)
         _decoded[key] = images, rows
     return _decoded[key]
+
+
+def _decode(records: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the images u8[n h w c] and rows i64[n 3] of all records."""
+    images = np.empty((len(records), *shape), np.uint8)
+    rows = np.empty((len(records), 3), np.int64)
+
+    def decode(start: int) -> None:
+        for index in range(start, min(start + PIECE, len(records))):
+            record = records[index]
+            images[index], rows[index] = record['image'], _row(record)
+
+    # Pillow lets go of the interpreter lock while it inflates.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for _ in pool.map(decode, range(0, len(records), PIECE)):
+            pass
+    return images, rows
 
 
 def ordered_batches(

@@ -18,20 +18,22 @@ from purify.stages.train_classifier import shape_classifier
 
 def shape_evaluation(known: Known, method: Method) -> None:
     """Traces what the evaluation asks of the method's outcome; notes what is wrong as problems."""
-    found, config, outcome = known.found, known.config, method.outcome
-    for name in dict.fromkeys(('teacher', outcome.benign, outcome.repaired, outcome.classifier)):
-        if name:
-            _answers(known, name)
+    config, outcome = known.config, method.outcome
+    networks = ('teacher', outcome.benign, outcome.repaired, outcome.classifier)
+    asked = [name for name in dict.fromkeys(networks) if name]
+    parts = [('evaluate', partial(_answers, known, name)) for name in asked]
     if config.get('evaluation', {}).get('residual'):
-        found.attempt('evaluation', lambda: _residual(known, method))
+        parts.append(('evaluation', partial(_residual, known, method)))
     if outcome.purified:
-        found.attempt('evaluation.features', lambda: _features(known, method))
+        parts.append(('evaluation.features', partial(_features, known, method)))
     if outcome.diffusion:
-        found.attempt('defense', lambda: _diffused(known, method))
+        parts.append(('defense', partial(_diffused, known, method)))
     if outcome.guard:
-        found.attempt('guard', lambda: _guard(known, method))
+        parts.append(('guard', partial(_guard, known, method)))
     if 'dissection' in config:
-        _judges(known)
+        parts.append(('dissect', partial(_judges, known)))
+    for what, look in parts:
+        known.found.attempt(what, look)
 
 
 def _answers(known: Known, name: str) -> None:

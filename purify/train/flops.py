@@ -16,7 +16,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
-from purify.core.devices import is_cpu
+from purify.core.devices import compile_options
 from purify.core.types import Facts
 
 # + fwd, bwd, and suffixes that change with jax's versions
@@ -58,8 +58,8 @@ def count_by_type(jaxpr: Jaxpr, platform: str = '') -> Counter[str]:
 
 def compile_counted(traced: Any, mesh: Mesh) -> tuple[Any, float]:
     """Compiles a program traced for `mesh`; counts FLOPs of one device per call."""
-    # LLVM's usual level takes up to twice as long, for programs as fast (docs/results/speed).
-    options = {'xla_backend_optimization_level': 2} if is_cpu(mesh) else None
+    # LLVM's usual level, 3, takes longer, for programs that are as fast (docs/results/speed).
+    options = compile_options(mesh, level=2)
     return compile_traced(traced, options), count_flops(traced.jaxpr) / mesh.size
 
 

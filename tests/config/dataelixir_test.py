@@ -121,7 +121,7 @@ def test_the_settings_are_the_papers(setting, network, prior, size_px, channels)
     assert configured(f'setting={setting},weights=')['student']['init_from'] == ''
 
 
-@pytest.mark.parametrize('words', ['start=200', 'kept=10', 'kept=40'])
+@pytest.mark.parametrize('words', ['start=200', 'kept=40', 'sampler=dpmpp_2m', 'released'])
 def test_other_chains_of_the_digits_take_the_usual_calls(words):
     assert configured(words)['defense']['steps'] == 15
 
@@ -160,7 +160,7 @@ def test_released_reads_the_open_points_as_the_code_does():
     defense = configured('released')['defense']
     assert (
         defense.items()
-        >= {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'steps': 7}.items()
+        >= {'benign': 'predicted', 'count_raw': True, 'choice': 'agreeing', 'steps': 15}.items()
     )
     assert defense['targets'] == {'name': 'mad', 'threshold': 2.0, 'score': 'kl', 'two_sided': True}
 

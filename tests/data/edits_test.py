@@ -45,7 +45,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(params=[2**30, 0], ids=['in memory', 'from disk'])
 def splits(request, folders, monkeypatch):
-    monkeypatch.setattr(loader, '_most', request.param)
+    monkeypatch.setattr(loader, '_may_keep', request.param)
     return [Split(folders / name, 'train') for name in ('given', 'first', 'second')]
 
 

@@ -22,7 +22,7 @@ def split(folder):
 class TestSplit:
     @pytest.fixture(params=[2**30, 0], ids=['in memory', 'from disk'])
     def either(self, request, folder, monkeypatch):
-        monkeypatch.setattr(loader, '_most', request.param)
+        monkeypatch.setattr(loader, '_may_keep', request.param)
         return Split(folder, 'train')
 
     def test_records_by_position(self, either):
@@ -44,19 +44,21 @@ class TestSplit:
 
     def test_what_is_kept_is_bounded(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(loader, '_decoded', {})
-        monkeypatch.setattr(loader, '_most', COUNT * 36)
+        monkeypatch.setattr(loader, '_may_keep', COUNT * 36)
         Split(folder, 'train')
         other = Split(write_all(tmp_path / 'other'), 'train')
         assert [images is other.all_images() for images, _ in loader._decoded.values()] == [True]
 
     def test_a_process_may_keep_less_but_never_more(self, folder, monkeypatch):
         monkeypatch.setattr(loader, '_decoded', {})
-        monkeypatch.setattr(loader, '_most', 1)  # put back afterwards
-        for most, kept in ((COUNT * 36 - 1, 0), (COUNT * 36, 1), (2 * loader.CACHE_BYTES, 1)):
+        monkeypatch.setattr(loader, '_may_keep', 1)  # put back afterwards
+        for most, kept in ((COUNT * 36 - 1, 0), (COUNT * 36, 1), (0, 0)):
             loader.keep_decoded(most)
+            assert len(loader._decoded) == 0 or most
             Split(folder, 'train')
             assert len(loader._decoded) == kept
-        assert loader._most == loader.CACHE_BYTES
+        loader.keep_decoded(2 * loader.CACHE_BYTES)
+        assert loader._may_keep == loader.CACHE_BYTES
 
     def test_a_dataset_that_was_written_anew_is_read_anew(self, tmp_path):
         Split(write_all(tmp_path), 'train')

@@ -94,7 +94,7 @@ class TestBatches:
         assert_equal(batches(split, steps=3, start=2, workers=1), batches(split, steps=3, start=2))
 
     def test_threads_and_the_cache_change_nothing(self, split, folder, monkeypatch):
-        monkeypatch.setattr(loader, '_most', 0)
+        monkeypatch.setattr(loader, '_may_keep', 0)
         assert_equal(batches(Split(folder, 'train')), batches(split))
 
     def test_a_batch_that_does_not_split_over_the_hosts(self, split):

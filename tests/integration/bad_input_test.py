@@ -288,6 +288,12 @@ def test_bad_settings_are_refused_by_run_and_by_check(case, tmp_path, call):
     assert_refused(call('check', DIGITS, *flags), 'problem: ', *fragments)
 
 
+def test_an_unknown_attack_hides_no_other_mistake(call):
+    flags = ['--config.attack.name=pach', '--config.evaluation.features=nowhere']
+    config = DIGITS.replace('defense=none', 'defense=variations')
+    assert_refused(call('check', config, *flags), "unknown attack 'pach'", 'nowhere')
+
+
 def test_an_unknown_dataset_of_tfds(tmp_path, call):
     config = f'{DIGITS},source=tfds:cifar1O'
     assert_refused(

@@ -12,6 +12,7 @@ from support.meshes import mesh_of
 
 from purify.core.convolution import convolve as fast_convolve
 from purify.models.diffusers.attention import attend
+from purify.train import flops
 from purify.train.flops import compile_counted, count_by_type, count_flops
 
 F32 = jnp.float32
@@ -190,6 +191,27 @@ def test_the_count_is_that_of_all_devices_and_a_share_is_that_of_one():
     program, flops = compile_counted(jax.jit(jnp.matmul).trace(x, w), mesh)
     assert flops == whole / 8
     np.testing.assert_array_equal(program(x, w), np.full((16, 8), 8))
+
+
+@pytest.mark.parametrize(
+    ('quick', 'flags', 'options'),
+    [
+        (False, '', {'xla_backend_optimization_level': 2}),
+        (False, '--xla_backend_optimization_level=1', None),
+        (True, '', None),
+    ],
+)
+def test_cpus_get_programs_of_a_lower_level_unless_told(monkeypatch, quick, flags, options):
+    given = []
+    monkeypatch.setattr(flops, 'compile_traced', lambda traced, options: given.append(options))
+    monkeypatch.setenv('XLA_FLAGS', flags)
+    before = jax.config.read('jax_disable_most_optimizations')
+    jax.config.update('jax_disable_most_optimizations', quick)
+    try:
+        compile_counted(jax.jit(jnp.matmul).trace(SQUARE, SQUARE), mesh_of(1))
+    finally:
+        jax.config.update('jax_disable_most_optimizations', before)
+    assert given == [options]
 
 
 @pytest.mark.parametrize('layout', [0, 1])

@@ -6,7 +6,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tables import print_table, read_json, read_lines, say_range
+from tables import print_table, read_json, read_lines, say_part, say_range
 
 RAW = Path(__file__).parent / 'raw'
 CHAINS = {  # in the names of files: what it is
@@ -45,6 +45,38 @@ def verdict_row(run: dict[str, Any]) -> list[str]:
     return [str(run['evaluations_per_image']), *shares, targets, sets]
 
 
+def digits_rows() -> list[list[str]]:
+    """DataElixir on digits: one row for each attack and number of evaluations, over its seeds."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for run in read_lines(RAW / 'dataelixir-digits.jsonl'):
+        attack = run['run'].split('-')[0]
+        groups.setdefault((attack, run['evaluations_per_image']), []).append(run)
+    rows = []
+    for (attack, calls), runs in groups.items():
+        shares = [
+            say_range([run[name] for run in runs], 2)
+            for name in ('same_verdict', 'same_label', 'tpr', 'fpr')
+        ]
+        targets = {', '.join(map(str, run['targets'])) or 'none' for run in runs}
+        rows.append([f'`{attack}`', str(calls), str(len(runs)), *shares, ' or '.join(targets)])
+    return rows
+
+
+def guided_row(name: str) -> list[str]:
+    """What a guided generator made, and the student that was trained on it."""
+    run = read_json(RAW / 'guidance' / f'{name}.json')
+    made = run['dissection']['sets']['generated']
+    images = sum(row['images'] for row in made)
+    missed = sum(row['counts'][0] + row['counts'][2] for row in made) / images
+    target = next(row for row in made if row['target'])
+    calls = run['cost']['stages']['generated']['network_calls'] / images
+    shares = [f'{100 * share:.1f} %' for share in (target['triggered'], missed)]
+    student = [say_part(run['student'], part) for part in ('acc', 'asr')]
+    low_high = run['config']['defense']['sampling']['guidance_interval']
+    where = 'everywhere' if not low_high else f'from {low_high[0]:g} to {low_high[1]:g}'
+    return [where, f'{calls:.0f}', *shares, *student]
+
+
 def deep_row(net: dict[str, Any]) -> list[str]:
     """What a call costs where all but the finest level is taken from the call before."""
     finest = net['finest_share']
@@ -69,6 +101,13 @@ def main() -> None:
     print_table(
         'DataElixir on 2,000 images of CIFAR-10, patch, seed 0', head, map(verdict_row, curve)
     )
+    head = ['attack', 'evaluations per image', 'seeds', 'verdicts as in exact mode']
+    head += ['labels as in exact mode', 'TPR', 'FPR', 'targets']
+    print_table('DataElixir on digits, beside exact mode (750)', head, digits_rows(), left=1)
+    head = ['guided at noise levels', 'evaluations per image', 'trigger in the target class']
+    head += ['images not of their class', 'student ACC', 'student ASR']
+    guided = map(guided_row, ('whole-0', 'interval-0'))
+    print_table('Castle walls on digits, rate .05, guidance 6, seed 0', head, guided)
     head = ['network', 'GFLOP a call', 'finest level', 'saved by keeping the rest every other call']
     deep = read_lines(RAW / 'deep_features.jsonl')
     print_table('What keeping deep features would save', head, map(deep_row, deep))

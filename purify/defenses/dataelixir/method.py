@@ -21,7 +21,7 @@ class DataElixir(CandidateChain, Defense):
     """Finds poison by how labels change when images are noised and denoised, and purifies it.
 
     Numbers are the paper's, T = 150, n = 5, m = 10, tau = .1 n m, rank .8, but for the chain: it
-    takes a tenth of the steps.
+    takes a tenth of the steps (the preset 'digits': a twentieth).
 
     Attributes:
       final: whether the model of the second stage labels the 'rest' of S under the target labels
@@ -50,7 +50,7 @@ class DataElixir(CandidateChain, Defense):
         # levels of the released code.
         'exact': {'steps': 150, 'kept': 10, 'forward': 'released', 'levels': 'truncated'}
         | {'sampler': {'name': 'ddpm', 'variance': 'fixed_large', 'clip_sample': True}},
-        # As many verdicts agree with those of exact mode as with 15 calls a round
+        # With 7 calls a round as many verdicts are those of exact mode as with 15
         # (docs/results/fast-sampling).
         'digits': {'steps': 7, 'kept': 3},
         # The paper's open points as the released code reads them.
