@@ -2,7 +2,7 @@ r"""Counts how often the decisions of DataElixir and relabelling err on made-up 
 the counts as JSON.
 
     PYTHONPATH=.:tests python tests/tools/decision_worlds.py OUT.json [datasets per cell, 20] \
-        [first seed, 8000]
+        [first seed, 8000] [candidates of an image, 25]
 
 The datasets are those of tests/support/worlds.py. The settings are the defaults, which were chosen
 on datasets with other seeds (below 1000). docs/results/decision-worlds/table.py makes the tables.
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from support import worlds as made
 from support.worlds import (
     classes_of,
     decide_densities,
@@ -76,8 +77,9 @@ def count(found, targets, words):
     }
 
 
-def main(out, number=20, first=8000):
+def main(out, number=20, first=8000, candidates=made.CANDIDATES):
     """Counts all cells and writes them to `out`."""
+    made.CANDIDATES = candidates
     rows = {'labels': {}, 'densities': {}}
     for name, sizes in LABELS.items():
         for case, (changes, targets) in label_cases(sizes).items():
@@ -121,7 +123,8 @@ def main(out, number=20, first=8000):
             }
             rows['densities'].setdefault(case, {})[name] = cell
         print(name, file=sys.stderr, flush=True)
-    out.write_text(json.dumps({'datasets': number, 'first_seed': first} | rows, indent=1) + '\n')
+    facts = {'datasets': number, 'first_seed': first, 'candidates': candidates}
+    out.write_text(json.dumps(facts | rows, indent=1) + '\n')
 
 
 if __name__ == '__main__':
