@@ -4,8 +4,9 @@ the counts as JSON.
     PYTHONPATH=.:tests python tests/tools/decision_worlds.py OUT.json [datasets per cell, 20] \
         [first seed, 8000] [candidates of an image, 25]
 
-The datasets are those of tests/support/worlds.py. The settings are the defaults, which were chosen
-on datasets with other seeds (below 1000). docs/results/decision-worlds/table.py makes the tables.
+With another number of candidates relabelling, which has none, is left out. The datasets are those
+of tests/support/worlds.py. The settings are the defaults, which were chosen on datasets with other
+seeds (below 1000). docs/results/decision-worlds/table.py makes the tables.
 """
 
 import json
@@ -79,7 +80,7 @@ def count(found, targets, words):
 
 def main(out, number=20, first=8000, candidates=made.CANDIDATES):
     """Counts all cells and writes them to `out`."""
-    made.CANDIDATES = candidates
+    densities, made.CANDIDATES = (DENSITIES if candidates == made.CANDIDATES else {}), candidates
     rows = {'labels': {}, 'densities': {}}
     for name, sizes in LABELS.items():
         for case, (changes, targets) in label_cases(sizes).items():
@@ -95,7 +96,7 @@ def main(out, number=20, first=8000, candidates=made.CANDIDATES):
                 )
             assert all(classes_of(world) <= len(sizes) for world in worlds)
         print(name, file=sys.stderr, flush=True)
-    for name, (sizes, shape) in DENSITIES.items():
+    for name, (sizes, shape) in densities.items():
         for case, (changes, targets) in density_cases(sizes).items():
             worlds = [
                 density_world(np.random.default_rng(first + seed), sizes, **changes | shape)

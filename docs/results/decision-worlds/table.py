@@ -1,4 +1,4 @@
-"""Prints the tables of this page from raw/worlds.json."""
+"""Prints the tables of this page from the files in raw/."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tables import print_table, read_json
 
-WORLDS = Path(__file__).parent / 'raw' / 'worlds.json'
+RAW = Path(__file__).parent / 'raw'
 TITLES = {'significant': 'the default', 'mad': "the paper's"}
 
 
@@ -27,16 +27,20 @@ def say_changed(cell: dict[str, Any]) -> str:
     return f'{say_cell(cell)}; {cell["clean_changed"]:.2f}'
 
 
+def print_labels(title: str, cases: dict[str, Any]) -> None:
+    """The table of one rule of DataElixir."""
+    names = list(next(iter(cases.values())))
+    rows = [[case, *(say_cell(cells[name]) for name in names)] for case, cells in cases.items()]
+    print_table(title, ('dataset', *names), rows)
+
+
 def main() -> None:
     """Prints all tables."""
-    worlds = read_json(WORLDS)
+    worlds = read_json(RAW / 'worlds.json')
     for rule, cases in worlds['labels'].items():
-        names = list(next(iter(cases.values())))
-        print_table(
-            f'DataElixir, rule `{rule}` ({TITLES[rule]})',
-            ('dataset', *names),
-            [[case, *(say_cell(cells[name]) for name in names)] for case, cells in cases.items()],
-        )
+        print_labels(f'DataElixir, rule `{rule}` ({TITLES[rule]})', cases)
+    few = read_json(RAW / 'worlds-15-candidates.json')['labels']['significant']
+    print_labels('DataElixir, rule `significant`, 15 candidates of an image instead of 25', few)
     cases = worlds['densities']
     names = list(next(iter(cases.values())))
     print_table(

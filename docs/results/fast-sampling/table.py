@@ -21,6 +21,7 @@ CHAINS = {  # in the names of files: what it is
     'consistency1': 'consistency, distilled prior',
 }
 MEASURES = ('acc', 'asr', 'ra')
+RATES = {'patch': '.10', 'blended': '.02'}  # of the runs of DataElixir on digits
 
 
 def chain_rows(folder: str) -> list[list[str]]:
@@ -50,7 +51,9 @@ def digits_rows() -> list[list[str]]:
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for run in read_lines(RAW / 'dataelixir-digits.jsonl'):
         attack = run['run'].split('-')[0]
-        groups.setdefault((attack, run['evaluations_per_image']), []).append(run)
+        groups.setdefault(
+            (f'`{attack}`, {RATES[attack]}', run['evaluations_per_image']), []
+        ).append(run)
     rows = []
     for (attack, calls), runs in groups.items():
         shares = [
@@ -58,8 +61,15 @@ def digits_rows() -> list[list[str]]:
             for name in ('same_verdict', 'same_label', 'tpr', 'fpr')
         ]
         targets = {', '.join(map(str, run['targets'])) or 'none' for run in runs}
-        rows.append([f'`{attack}`', str(calls), str(len(runs)), *shares, ' or '.join(targets)])
+        rows.append([attack, str(calls), str(len(runs)), *shares, ' or '.join(sorted(targets))])
     return rows
+
+
+def named_row(attack: str, rate: float, runs: list[dict[str, Any]]) -> list[str]:
+    """How often each label was named as a target, over the seeds."""
+    named = [', '.join(map(str, run['targets'])) or 'none' for run in runs]
+    cells = [f'{name} ({named.count(name)} of {len(named)})' for name in sorted({*named})]
+    return [f'`{attack}`, {rate:g}', ', '.join(str(run['seed']) for run in runs), ', '.join(cells)]
 
 
 def guided_row(name: str) -> list[str]:
@@ -72,7 +82,7 @@ def guided_row(name: str) -> list[str]:
     calls = run['cost']['stages']['generated']['network_calls'] / images
     shares = [f'{100 * share:.1f} %' for share in (target['triggered'], missed)]
     student = [say_part(run['student'], part) for part in ('acc', 'asr')]
-    low_high = run['config']['defense']['sampling']['guidance_interval']
+    low_high = run['defense']['sampling']['guidance_interval']
     where = 'everywhere' if not low_high else f'from {low_high[0]:g} to {low_high[1]:g}'
     return [where, f'{calls:.0f}', *shares, *student]
 
@@ -101,9 +111,17 @@ def main() -> None:
     print_table(
         'DataElixir on 2,000 images of CIFAR-10, patch, seed 0', head, map(verdict_row, curve)
     )
-    head = ['attack', 'evaluations per image', 'seeds', 'verdicts as in exact mode']
+    head = ['attack, rate', 'evaluations per image', 'seeds', 'verdicts as in exact mode']
     head += ['labels as in exact mode', 'TPR', 'FPR', 'targets']
     print_table('DataElixir on digits, beside exact mode (750)', head, digits_rows(), left=1)
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for run in read_lines(RAW / 'dataelixir-targets.jsonl'):
+        groups.setdefault((run['attack'], run['rate']), []).append(run)
+    print_table(
+        'Target labels that 35 evaluations name',
+        ['attack, rate', 'seeds', 'named'],
+        [named_row(*key, runs) for key, runs in groups.items()],
+    )
     head = ['guided at noise levels', 'evaluations per image', 'trigger in the target class']
     head += ['images not of their class', 'student ACC', 'student ASR']
     guided = map(guided_row, ('whole-0', 'interval-0'))
