@@ -165,17 +165,6 @@ def is_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == 'cpu'
 
 
-def compile_options(mesh: Mesh, level: int) -> dict[str, int] | None:
-    """Options of XLA for a program on `mesh`: on CPUs LLVM's optimisation `level`, of 0 to 3.
-
-    None elsewhere, and where jax or XLA_FLAGS has been told a level.
-    """
-    name = 'xla_backend_optimization_level'
-    told = name in os.environ.get('XLA_FLAGS', '')
-    told |= bool(jax.config.read('jax_disable_most_optimizations'))
-    return {name: level} if is_cpu(mesh) and not told else None
-
-
 def peak_flops() -> float | None:
     """Dense bf16 peak of one device of this kind, or None where it is not known (CPUs)."""
     kind = jax.devices()[0].device_kind

@@ -259,8 +259,8 @@ class FlowFit:
     def _call(self, name: str, *args: Any) -> Any:
         if name not in self.programs:
             with self.cost.timing('compile_seconds'):
-                traced = self.functions[name].trace(*args)
-                self.programs[name] = compile_counted(traced, self.place.mesh)
+                traced, size = self.functions[name].trace(*args), self.place.mesh.size
+                self.programs[name] = compile_counted(traced, devices=size)
         program, flops = self.programs[name]
         self.cost.flops += flops
         return program(*args)

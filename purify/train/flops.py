@@ -14,9 +14,7 @@ from typing import Any
 
 from jax.extend import core
 from jax.interpreters import partial_eval
-from jax.sharding import Mesh
 
-from purify.core.devices import compile_options
 from purify.core.types import Facts
 
 # + fwd, bwd, and suffixes that change with jax's versions
@@ -56,11 +54,9 @@ def count_by_type(jaxpr: Jaxpr, platform: str = '') -> Counter[str]:
     return sum((_equation_flops(equation, platform) for equation in alive.eqns), Counter())
 
 
-def compile_counted(traced: Any, mesh: Mesh) -> tuple[Any, float]:
-    """Compiles a program traced for `mesh`; counts FLOPs of one device per call."""
-    # LLVM's usual level, 3, takes longer, for programs that are as fast (docs/results/speed).
-    options = compile_options(mesh, level=2)
-    return compile_traced(traced, options), count_flops(traced.jaxpr) / mesh.size
+def compile_counted(traced: Any, *, devices: int) -> tuple[Any, float]:
+    """Compiles a traced program; counts FLOPs of one device per call."""
+    return compile_traced(traced), count_flops(traced.jaxpr) / devices
 
 
 def compile_traced(traced: Any, options: Facts | None = None) -> Any:

@@ -82,7 +82,7 @@ def compile_rows(
     apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh
 ) -> tuple[Any, float]:
     """Compiles `apply` for rows [batch ...] spread over the mesh; counts its FLOPs on a device."""
-    return compile_counted(trace_rows(apply, constants, rows, mesh), mesh)
+    return compile_counted(trace_rows(apply, constants, rows, mesh), devices=mesh.size)
 
 
 def trace_rows(apply: Callable[..., Any], constants: Tree, rows: Tree, mesh: Mesh) -> Any:

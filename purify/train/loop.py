@@ -141,7 +141,7 @@ def compile_step(update: FedUpdate, mesh: Mesh, *args: Any) -> tuple[Any, float]
     """
     copy = devices.replicated(mesh)
     traced = jax.jit(update, donate_argnums=0, out_shardings=(copy, copy)).trace(*args)
-    return compile_counted(traced, mesh)
+    return compile_counted(traced, devices=mesh.size)
 
 
 class _Log:

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from purify.core.devices import compile_options, replicated
+from purify.core.devices import is_cpu, replicated
 from purify.core.randomness import stream_key
 from purify.core.types import Tree
 from purify.models.files.weights import abstract
@@ -88,6 +88,6 @@ def make_state(
 ) -> TrainState:
     """A fresh state on every device of `mesh`, from the weights `init`; `how` as `state_maker`."""
     # It runs once: what LLVM takes longer for at its usual level would not pay.
-    quick = compile_options(mesh, level=1)
+    quick = {'xla_backend_optimization_level': 1} if is_cpu(mesh) else None
     make = state_maker(build, optimizer, **how)
     return jax.jit(make, out_shardings=replicated(mesh), compiler_options=quick)(init)

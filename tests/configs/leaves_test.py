@@ -133,7 +133,7 @@ class Traced(Exception):
 def traced_leaves(config, folder, name):
     """The same for a last stage, up to where its first program would be compiled."""
 
-    def stop(traced, mesh):
+    def stop(traced, *, devices):
         raise Traced
 
     seen = set()

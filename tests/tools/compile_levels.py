@@ -1,6 +1,6 @@
 """What LLVM's levels cost and give on a CPU: compiling and running the programs of some configs.
 
-    taskset -c 0 python tests/tools/compile_levels.py > compile_levels.jsonl    # ten minutes
+    taskset -c 0 python tests/tools/compile_levels.py > compile_levels.jsonl    # four minutes
 
 A line of JSON for each program: processor seconds to compile it at level 3, the usual one, at 2 and
 at 1, and those of one call. Levels take turns, in both orders, and the least counts. Programs are
@@ -27,7 +27,6 @@ QUICK = ('teacher', 'purified', 'student', 'evaluate: teacher')
 CONFIGS = [
     ('quickstart', [], QUICK),
     ('cifar10', ['--config.teacher.batch=32'], ('teacher',)),
-    ('cifar10:prior=train', ['--config.prior.batch=8'], ('prior',)),
 ]
 
 

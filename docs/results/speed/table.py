@@ -94,6 +94,31 @@ def growth_row(run: dict[str, Any]) -> list[str]:
     return [where, f'{run["images"]:,}', *spent, share]
 
 
+def quickstart_rows() -> list[list[str]]:
+    """Processor time of the quickstart at two commits, and its ratio, by round."""
+    runs = read_lines(RAW / 'quickstart.jsonl')
+    before, now = dict.fromkeys(run['commit'] for run in runs)
+    rows = []
+    for cache in ('empty', 'filled'):
+        for turn in sorted({run['round'] for run in runs}):
+            spent = {
+                run['commit']: run['processor_s']
+                for run in runs
+                if (run['cache'], run['round']) == (cache, turn)
+            }
+            times = [f'{spent[commit]:.0f} s' for commit in (before, now)]
+            rows.append([cache, str(turn), *times, f'{spent[now] / spent[before]:.2f}'])
+    return rows
+
+
+def level_row(run: dict[str, Any]) -> list[str]:
+    """What compiling and one call of a program take at three levels of LLVM."""
+    compiling, calling = run['compile_s'], run['call_s']
+    times = [f'{compiling[level]:.1f} s' for level in ('3', '2', '1')]
+    calls = [f'{calling[level] / calling["3"]:.2f}' for level in ('2', '1')]
+    return [run['config'], run['program'], *times, f'{calling["3"]:.3g} s', *calls]
+
+
 def device_row(row: dict[str, Any]) -> list[str]:
     """One program on so many fake devices; what is counted is of one of them."""
     said = ', '.join(f'{count} {kind}' for kind, count in row['collectives'].items()) or 'none'
@@ -117,6 +142,11 @@ def main() -> None:
     head = ['stage', 'files', 'processor time', 'each', 'most memory', 'waiting for data']
     growth = sorted(read_lines(RAW / 'growth_images.jsonl'), key=lambda run: run['stage'])
     print_table('Cost by number of images, 32 px', head, map(growth_row, growth))
+    head = ['cache of programs', 'round', 'before', 'now', 'ratio']
+    print_table('Processor time of the quickstart, on two cores', head, quickstart_rows())
+    head = ['config', 'program', 'compile at level 3', '2', '1', 'a call at 3', 'at 2', 'at 1']
+    levels = map(level_row, read_lines(RAW / 'compile_levels.jsonl'))
+    print_table("Levels of LLVM; calls as a share of level 3's", head, levels, left=2)
     head = ['program', 'devices', 'batch', 'GFLOP of a device', 'memory of a device', 'collectives']
     devices = read_lines(RAW / 'growth_devices.jsonl')
     devices.sort(key=lambda row: row['step'])
