@@ -97,17 +97,13 @@ def growth_row(run: dict[str, Any]) -> list[str]:
 def quickstart_rows() -> list[list[str]]:
     """Processor time of the quickstart at two commits, and its ratio, by round."""
     runs = read_lines(RAW / 'quickstart.jsonl')
-    before, now = dict.fromkeys(run['commit'] for run in runs)
+    groups: dict[tuple[str, int], list[float]] = {}  # the earlier commit goes first
+    for run in runs:
+        groups.setdefault((run['cache'], run['round']), []).append(run['processor_s'])
     rows = []
-    for cache in ('empty', 'filled'):
-        for turn in sorted({run['round'] for run in runs}):
-            spent = {
-                run['commit']: run['processor_s']
-                for run in runs
-                if (run['cache'], run['round']) == (cache, turn)
-            }
-            times = [f'{spent[commit]:.0f} s' for commit in (before, now)]
-            rows.append([cache, str(turn), *times, f'{spent[now] / spent[before]:.2f}'])
+    for (cache, turn), (before, now) in sorted(groups.items()):
+        times = [f'{before:.0f} s', f'{now:.0f} s', f'{now / before:.2f}']
+        rows.append([cache, str(turn), *times])
     return rows
 
 
