@@ -168,10 +168,12 @@ def leave_answers(bench, folder, clean, hit, facts):
     write_json(folder / 'facts.json', facts)
 
 
-def test_the_evaluation_tells_shares_for_every_filter(made):
-    """Of the clean: all right, every third wrong.
+@pytest.fixture(scope='module')
+def answered(made):
+    """(folder of answers, what it says of itself).
 
-    Of the triggered: all taken for the target, or for what they are.
+    Of the clean by the first filter all are right, by the second every third is wrong. The
+    triggered are all taken for the target, or for what they are.
     """
     labels, target = made.test.labels, made.config['attack']['target']
     third = np.arange(len(labels)) % 3 == 0
@@ -179,13 +181,18 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
     hit = np.stack([np.full(len(labels), target), labels], 1).astype(np.int32)
     facts = {'draws': 3, 'weighting': 'edm', 'images': len(labels), 'calls_per_image': 30}
     facts |= {'p_filter': 0.05}
-    work = made.work(
-        'evaluated',
-        {'teacher': made.teacher, 'diffused': made.folder / 'answers'},
-        {'features': 'none'},
-    )
-    bench = Bench.open(work, made.manifest)
-    leave_answers(bench, made.folder / 'answers', clean, hit, facts | {'p_filters': [0.0, 0.05]})
+    bench = Bench.open(made.work('answered', {}, {}), made.manifest)
+    folder = made.folder / 'answers'
+    leave_answers(bench, folder, clean, hit, facts | {'p_filters': [0.0, 0.05]})
+    return folder, facts
+
+
+def test_the_evaluation_tells_shares_for_every_filter(made, answered):
+    folder, facts = answered
+    labels, target = made.test.labels, made.config['attack']['target']
+    third = np.arange(len(labels)) % 3 == 0
+    inputs = {'teacher': made.teacher, 'diffused': folder}
+    work = made.work('evaluated', inputs, {'features': 'none'})
     evaluate(work)
     numbers = read_json(work.folder / 'numbers.json')
     first, second = numbers['diffusion'].pop('filters')
@@ -202,8 +209,8 @@ def test_the_evaluation_tells_shares_for_every_filter(made):
 
 
 @pytest.mark.long
-def test_a_student_of_its_own_stays_the_student(made):
-    inputs = {'teacher': made.teacher, 'student': made.teacher, 'diffused': made.folder / 'answers'}
+def test_a_student_of_its_own_stays_the_student(made, answered):
+    inputs = {'teacher': made.teacher, 'student': made.teacher, 'diffused': answered[0]}
     work = made.work('both', inputs, {'features': 'none'})
     evaluate(work)
     numbers = read_json(work.folder / 'numbers.json')
