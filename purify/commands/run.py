@@ -67,11 +67,14 @@ def run(
         _check_first(config)
     recorded = record_run(workdir, config, overrides, chain) if devices.is_lead() else None
     devices.barrier('run recorded')
-    with open_writers(
-        config['run']['writers'] if recorded else (), workdir, workdir.name, config
-    ) as writers:
-        keep_decoded(config['run']['resident_mb'] * 2**20)
-        reused = chain.run(wanted, config['run'], writers)
+    settings = config['run']
+    with (
+        open_writers(
+            settings['writers'] if recorded else (), workdir, workdir.name, config
+        ) as writers,
+        keep_decoded(settings['resident_mb'] * 2**20),
+    ):
+        reused = chain.run(wanted, settings, writers)
         chain.check()
         if recorded:
             link_stages(workdir, chain)

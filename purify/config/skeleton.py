@@ -18,7 +18,8 @@ class Run:
       save_every: updates of a training from one checkpoint to the next.
       log_every: updates from one line of numbers to the next.
       resident_mb: MiB of decoded images up to which a training keeps all of them on every device;
-        larger sets are read as they are needed. 0: never. The host keeps as many, at most 1,024.
+        larger sets are read as they are needed. 0: never. The host keeps decoded images up to the
+        same size, at most 1,024 MiB, and decodes larger sets on each access.
       steps_together: updates at most that one program makes, where the images are on the device;
         the largest number up to it that divides `save_every` and `log_every`. 0: 16, and 1 on CPUs.
       threads: that read images, in a process.

@@ -1,6 +1,7 @@
 """The records of a dataset folder by position, and batches of them in order."""
 
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -22,11 +23,16 @@ _decoded: dict[tuple[Path, str, int], tuple[np.ndarray, np.ndarray]] = {}
 _may_keep = CACHE_BYTES
 
 
-def keep_decoded(most: int) -> None:
-    """Lets this process keep `most` bytes of decoded images, and never more than `CACHE_BYTES`."""
+@contextlib.contextmanager
+def keep_decoded(most: int) -> Iterator[None]:
+    """While open, this process keeps `most` bytes of decoded images, at most `CACHE_BYTES`."""
     global _may_keep
-    _may_keep = min(most, CACHE_BYTES)
+    before, _may_keep = _may_keep, min(most, CACHE_BYTES)
     _make_room(0)
+    try:
+        yield
+    finally:
+        _may_keep = before
 
 
 def _make_room(wanted: int) -> None:

@@ -85,8 +85,8 @@ def plain_defenses() -> tuple[str, ...]:
 def preset(name: str, *kinds: str) -> Mapping[str, Any]:
     """Looks up a defence's settings for the first of these kinds of data that it has a preset for.
 
-    A kind is such as 'small'; {} where it has none of them. A score removes as large a share as
-    Spectral does.
+    A kind is 'digits' or 'small', say; {} where it has a preset for none. A score removes as large
+    a share as Spectral does.
     """
     presets = (SCORES if name in SCORES else DEFENSES).bare(name).presets
     kind = next((kind for kind in kinds if kind in presets), None)

@@ -15,6 +15,7 @@ from purify.commands.call import Call
 from purify.commands.plan import make_stages
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, write_json
+from purify.data import loader
 from purify.engine.chain import Chain
 from purify.engine.stage import Input, Stage
 
@@ -203,6 +204,17 @@ def test_a_run_concludes_only_when_all_its_stages_are_finished(tmp_path, monkeyp
     running.run(quickstart('defense=none'), [], tmp_path, None, ['prepare'])
     assert concluded == [1]
     assert 'no results yet: teacher of this config' in capsys.readouterr().err
+
+
+def test_stages_keep_as_many_decoded_images_as_a_training_may_hold(tmp_path, monkeypatch):
+    seen, before = [], loader._may_keep
+    monkeypatch.setattr(Chain, 'run', lambda *given: seen.append(loader._may_keep))
+    config = quickstart('defense=none')
+    for mib in (0, 3, 4096):
+        config['run']['resident_mb'] = mib
+        running.run(config, [], tmp_path, None, ['prepare'])
+    assert seen == [0, 3 * 2**20, loader.CACHE_BYTES]
+    assert loader._may_keep == before
 
 
 def test_an_unknown_user_s_folder_is_the_user_s_error(tmp_path):

@@ -51,14 +51,20 @@ class TestSplit:
 
     def test_a_process_may_keep_less_but_never_more(self, folder, monkeypatch):
         monkeypatch.setattr(loader, '_decoded', {})
-        monkeypatch.setattr(loader, '_may_keep', 1)  # put back afterwards
-        for most, kept in ((COUNT * 36 - 1, 0), (COUNT * 36, 1), (0, 0)):
-            loader.keep_decoded(most)
-            assert len(loader._decoded) == 0 or most
-            Split(folder, 'train')
+        for most, kept in ((COUNT * 36 - 1, 0), (COUNT * 36, 1)):
+            with loader.keep_decoded(most):
+                Split(folder, 'train')
             assert len(loader._decoded) == kept
-        loader.keep_decoded(2 * loader.CACHE_BYTES)
-        assert loader._may_keep == loader.CACHE_BYTES
+        with loader.keep_decoded(0):
+            assert not loader._decoded
+        with loader.keep_decoded(2 * loader.CACHE_BYTES):
+            assert loader._may_keep == loader.CACHE_BYTES
+
+    def test_what_may_be_kept_is_as_before_afterwards(self):
+        before = loader._may_keep
+        with pytest.raises(KeyError), loader.keep_decoded(1):
+            raise KeyError
+        assert loader._may_keep == before
 
     def test_a_dataset_that_was_written_anew_is_read_anew(self, tmp_path):
         Split(write_all(tmp_path), 'train')
