@@ -42,7 +42,7 @@ setup(
     install_requires=[
         'jax>=0.8.1,<0.13',
         'flax>=0.12.1,<0.13',
-        'optax>=0.2.6,<0.3',
+        'optax>=0.2.7,<0.3',
         'orbax-checkpoint>=0.11.28,<0.13',
         'grain>=0.2.15,<0.3',
         'array_record>=0.8.1',

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,15 @@ PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}
 class Augmentation(Limited, abc.ABC):
     """A random change of an image."""
 
+    by_visit: ClassVar[bool] = False
+
     @abc.abstractmethod
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Changes one image f32[h w c] in [0, 1]; pure and traceable."""
+        """Changes one image f32[h w c] in [0, 1]; pure and traceable.
+
+        With `by_visit`, `key` is a whole number i32[] instead, which grows by one in every epoch
+        and starts at 0 or 1, by a coin for each image.
+        """
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,21 @@ class Flip(Augmentation):
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
         """Makes the image or its mirror image."""
         return jnp.where(jax.random.bernoulli(key, self.p), changes.mirror(image), image)
+
+
+@dataclass(frozen=True)
+class AlternatingFlip(Augmentation):
+    """Mirrors left and right in every other epoch, half of the images in the first.
+
+    So two epochs show both sides of every image, where a coin shows half of them the same side
+    twice (Jordan 2024, arXiv:2404.00498, section 3.6).
+    """
+
+    by_visit: ClassVar[bool] = True
+
+    def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Makes the mirror image on odd visits."""
+        return jnp.where(key % 2 == 1, changes.mirror(image), image)
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,7 @@ class Affine(Augmentation):
 AUGMENTATIONS: Registry[Callable[..., Augmentation]] = Registry(
     'augmentation',
     flip=Flip,
+    alternating_flip=AlternatingFlip,
     pad_crop=PadCrop,
     resized_crop=ResizedCrop,
     colour_jitter=ColourJitter,
@@ -186,22 +208,35 @@ def make_augmentations(settings: Settings) -> tuple[Augmentation, ...]:
 
 
 def change_all(
-    augmentations: Sequence[Augmentation], images: jax.Array, keys: jax.Array
+    augmentations: Sequence[Augmentation],
+    images: jax.Array,
+    keys: jax.Array,
+    visits: jax.Array | None = None,
 ) -> jax.Array:
-    """Changes images f32[b h w c] in [0, 1], each by its own key[b], by one after the other."""
+    """Changes images f32[b h w c] in [0, 1], each by its own key[b], by one after the other.
 
-    def change(image: jax.Array, key: jax.Array) -> jax.Array:
+    `visits` i32[b] is for augmentations `by_visit`, as they describe it.
+    """
+    visits = jnp.zeros(len(images), jnp.int32) if visits is None else visits
+
+    def change(image: jax.Array, key: jax.Array, visit: jax.Array) -> jax.Array:
         for place, augmentation in enumerate(augmentations):
-            image = augmentation(image, jax.random.fold_in(key, place))
+            own = visit if augmentation.by_visit else jax.random.fold_in(key, place)
+            image = augmentation(image, own)
         return image
 
-    return jax.vmap(change)(images, keys)
+    return jax.vmap(change)(images, keys, visits)
 
 
-def augment(augmentations: Sequence[Augmentation], images: jax.Array, keys: jax.Array) -> jax.Array:
+def augment(
+    augmentations: Sequence[Augmentation],
+    images: jax.Array,
+    keys: jax.Array,
+    visits: jax.Array | None = None,
+) -> jax.Array:
     """Changes 8-bit images u8[b h w c], each by its own key[b]; back to 8 bits at the end.
 
-    Raises `UserError` for images of another type or number of channels.
+    See `change_all`. Raises `UserError` for images of another type or number of channels.
     """
     if not augmentations:
         return images
@@ -210,5 +245,5 @@ def augment(augmentations: Sequence[Augmentation], images: jax.Array, keys: jax.
             f'cannot augment images of shape {images.shape[1:]} and type {images.dtype}: they must'
             ' be uint8 [height, width, channels] with 1 channel or 3. Convert the dataset first.'
         )
-    changed = change_all(augmentations, images.astype(jnp.float32) / 255, keys)
+    changed = change_all(augmentations, images.astype(jnp.float32) / 255, keys, visits)
     return jnp.round(changed * 255).astype(jnp.uint8)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import grain
@@ -84,10 +85,13 @@ class TrainingSet:
         start_step: int,
         place: Place,
         numbers: bool = False,
+        epochs: bool = False,
         threads: int = 4,
         workers: int = 0,
     ) -> Iterator[Record]:
         """Endless shuffled batches of rows, or of the `numbers` that find them in `held`.
+
+        With `epochs` every row has its 'epoch' i32[], from 0 on.
 
         Step s draws the same rows whatever the number of hosts, workers or restarts: the order is
         shuffle -> repeat -> draw another -> fetch -> batch -> slice by host, all by index, so
@@ -96,7 +100,7 @@ class TrainingSet:
         if batch % place.processes:
             raise UserError(f'batch={batch} must be a multiple of the {place.processes} hosts.')
         data = grain.MapDataset.range(len(self.split)).seed(check_seed(seed)).shuffle().repeat()
-        data = data.map(_numbered)
+        data = data.map_with_index(partial(_numbered, len(self.split) if epochs else 0))
         if self.others is not None:
             data = data.random_map(_DrawOther(len(self.others)).random_map)
         if not numbers:
@@ -113,8 +117,11 @@ class TrainingSet:
         return iter(iterator)
 
     def _fetch(self, drawn: Record) -> Record:
-        record = self.split[drawn['position']]
-        return record if self.others is None else pair(record, self.others[drawn['other']])
+        drawn = dict(drawn)
+        record = {**self.split[drawn.pop('position')]}
+        if self.others is not None:
+            record = pair(record, self.others[drawn.pop('other')])
+        return record | drawn
 
 
 def pair(record: Record, other: Record) -> Record:
@@ -122,8 +129,9 @@ def pair(record: Record, other: Record) -> Record:
     return {**record, 'unlabelled': other['image'], 'unlabelled_id': other['id']}
 
 
-def _numbered(position: int) -> Record:
-    return {'position': np.int32(position)}
+def _numbered(count: int, place: int, position: int) -> Record:
+    epoch = {'epoch': np.int32(place // count)} if count else {}
+    return {'position': np.int32(position)} | epoch
 
 
 @dataclass(frozen=True)

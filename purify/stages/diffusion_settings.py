@@ -104,12 +104,29 @@ class DistilledPrior(PixelTraining):
     data: str = 'reference'
 
 
+@dataclass(frozen=True)
+class Timesteps:
+    """The `timesteps` of a prior's training: which of its schedule are drawn more often.
+
+    A prior that varies images is asked where its way starts and below, so that is where it has to
+    be good. It stays a prior for all timesteps.
+
+    Attributes:
+      below: timesteps under this one ...
+      share: ... have this share of all draws, at most just under 1; 0 for both: all are alike.
+    """
+
+    below: int = 0
+    share: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrior(Denoising):
     """The part `prior` of a config that trains it on `data`: 'reference' or 'poisoned' images."""
 
     data: str = 'reference'
     schedule: NoiseSchedule = NoiseSchedule()
+    timesteps: Timesteps = Timesteps()
 
 
 def pixel_prior(

@@ -4,22 +4,26 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from purify.core import devices
-from purify.core.randomness import stream_rng
+from purify.core.randomness import stream_key, stream_rng
 from purify.core.types import Facts, Tree
 from purify.data.augment import make_augmentations
 from purify.data.loader import Record
 from purify.data.training_set import Place, RandomTransform, TrainingSet
 from purify.engine.stage import Work
+from purify.models.files.weights import abstract
 from purify.stages.networks_on_disk import starting_weights
 from purify.train.feed import Feed
 from purify.train.loop import Plan, fit
 from purify.train.objectives.semi_supervised import FitHead, head_only
 from purify.train.objectives.tasks import Task
 from purify.train.optim import make_optimizer, total_steps
-from purify.train.state import Build, TrainState, make_state
+from purify.train.state import Build, TrainState, make_state, split_network
+
+FIT_IMAGES = 2000  # that layers which are made from images see
 
 
 def fit_network(
@@ -35,8 +39,8 @@ def fit_network(
 
     Settings: epochs or steps, batch, accumulate, augment, optim, seeds; with `part` (first, last),
     it does these updates of a longer run alone, with an optimiser of its own. `like` are its
-    weights as shapes. A new training starts from the weights in the input `init`, else from
-    `start`, else from fresh ones.
+    weights as shapes. A new training starts from `start`, else from the weights in the input
+    `init`, else from fresh ones, which see some of the images where a layer is made from these.
     """
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
     steps = total_steps(settings['epochs'], settings['steps'], len(data.split), settings['batch'])
@@ -44,9 +48,10 @@ def fit_network(
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     first, last = settings.get('part', (0, steps))
     seeds, init = settings['seeds'], start
-    if 'init' in work.inputs:
+    if start is None and 'init' in work.inputs:
         init = starting_weights(work.inputs['init'], build, like, seeds['model'])
     fresh = {'seed': seeds['model'], 'keep_ema': task.ema_decay > 0, 'init': init, 'step': first}
+    init = fit_fresh(build, data, seeds['model']) if init is None else init
     state = make_state(build, optimizer, mesh=mesh, **fresh)
     sizes = {'batch': settings['batch'], 'accumulate': settings['accumulate']}
     every = {name: run[name] for name in ('save_every', 'log_every')}
@@ -55,6 +60,25 @@ def fit_network(
     own = {'seed': seeds['model'], 'writers': work.writers}
     plan = Plan(work.name, work.folder, **sizes, **every, **span, **own)
     return fit(task, optimizer, state, make_feed(work, data, mesh), plan, mesh, work.cost)
+
+
+def fit_fresh(build: Build, data: TrainingSet, seed: int) -> Tree:
+    """Makes fresh weights of a network with parts that are fitted to images; None for others.
+
+    Such a part has a method `fit_to`, which is given images u8[n h w c] from all over the dataset.
+    """
+    parts = lambda network: (part for _, part in nnx.iter_modules(network))
+    fitted = lambda network: [part for part in parts(network) if hasattr(part, 'fit_to')]
+    if not fitted(abstract(build)):
+        return None
+    network = build(nnx.Rngs(stream_key(seed, 'init')))
+    count = len(data.split)
+    places = np.linspace(0, count - 1, min(count, FIT_IMAGES), dtype=int)
+    images = np.stack([data.split[place]['image'] for place in places.tolist()])
+    for part in fitted(network):
+        part.fit_to(images)
+    _, params, stats = split_network(network)
+    return {'params': params, 'stats': stats}
 
 
 def make_feed(work: Work, data: TrainingSet, mesh: Mesh) -> Feed:
@@ -73,8 +97,9 @@ def make_feed(work: Work, data: TrainingSet, mesh: Mesh) -> Feed:
     order: Facts = {'batch': settings['batch'], 'seed': settings['seeds']['data']}
     order |= {name: run[name] for name in ('threads', 'workers')} | {'numbers': resident}
     order['place'] = Place(jax.process_index(), jax.process_count())
-    batches = lambda step: data.batches(start_step=step, **order)
     augmentations = make_augmentations(settings['augment'])
+    order['epochs'] = any(augmentation.by_visit for augmentation in augmentations)
+    batches = lambda step: data.batches(start_step=step, **order)
     seed = settings['seeds']['data']
     held = devices.put_copy(data.held(), mesh) if resident else {}
     feed = Feed(batches, held, augmentations, seed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import fingerprint, user_path
+from purify.core.files import fingerprint
 from purify.core.types import Facts, Settings, Tree
 from purify.data.augment import make_augmentations
 from purify.data.training_set import pair
@@ -18,6 +18,7 @@ from purify.defenses.method import Context
 from purify.models.classifiers.pytorch_weights import check_foreign
 from purify.models.files.weights import abstract
 from purify.stages.classifier import Classifier
+from purify.stages.named_folders import start_folder
 from purify.stages.networks_on_disk import other_classes
 from purify.train.feed import Feed
 from purify.train.loop import feed_step, make_step
@@ -202,9 +203,7 @@ def shape_training(
     """
     start, mesh = part.get('init_from'), devices.global_mesh()
     images = known.sizes.get(data, known.data.images)
-    if start and not user_path(start).exists():
-        raise UserError(f'{name}.init_from={start}: no such folder or file.')
-    if start and _headless(user_path(start), build):
+    if start and weights is None and _headless(start_folder(start)[0], build):
         known.found.notes.append(
             f'{name}: the head of {start} is for another number of classes; training starts with a'
             ' fresh one'
@@ -234,7 +233,10 @@ def shape_training(
     of_jax = lambda x: jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)  # no int64
     shaped = lambda x: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), of_jax(x))
     rows = {key: shaped(x) for key, x in image.items()}
-    feed = Feed(lambda step: iter(()), {}, make_augmentations(part['augment']))
+    augmentations = make_augmentations(part['augment'])
+    if any(augmentation.by_visit for augmentation in augmentations):
+        rows['epoch'] = shaped(0)
+    feed = Feed(lambda step: iter(()), {}, augmentations)
     update = feed_step(make_step(task, optimizer, part['accumulate'], seed), feed)
     whole, call = (
         (state, task.frozen),

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from purify.core.errors import UserError
 from purify.core.files import write_json
 from purify.core.types import Facts, Settings, Tree
 from purify.diffusion.scheduler_config import schedule_to_diffusers
+from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_generator import make_preconditioning, read_schedule
 from purify.generative.pixel_prior import PixelPrior
 from purify.models.diffusers.unet2d import UNet2DModel
@@ -54,17 +56,65 @@ def make_denoiser(settings: Settings, graph: Any, classes: int = 0) -> tuple[Tas
     """
     objective, size_px = settings.get('objective'), settings['network']['sample_size']
     if objective is None:
-        objective = {'name': 'ddpm', 'schedule': settings['schedule'], 'drop': 0.0}
+        drawn = {'schedule': settings['schedule'], **settings['timesteps']}
+        objective = {'name': 'ddpm', 'drop': 0.0, **drawn}
     rest = (size_px, settings['ema_decay'], classes, objective['drop'])
     if objective['name'] == 'ddpm':
         schedule = read_schedule(objective['schedule'])
-        return Denoise(graph, schedule, *rest), schedule_to_diffusers(schedule)
+        often = {name: objective[name] for name in ('below', 'share') if name in objective}
+        return Denoise(graph, schedule, *rest, **often), schedule_to_diffusers(schedule)
     if objective['name'] == 'edm':
         edm = make_preconditioning(objective)
         return DenoisePreconditioned(graph, edm, *rest), edm.to_diffusers()
     raise UserError(
         f"generator.objective.name={objective['name']!r}: choose 'ddpm', 'edm' or 'latent'."
     )
+
+
+def read_start(folder: Path, like: Tree, settings: Settings, *, weights: bool = True) -> Tree:
+    """Reads the weights {'params', 'stats'} of a finished denoiser, for another to start from.
+
+    The other may be told classes: its table of them begins at zero, so at first it says of every
+    class what the finished one says. Without `weights`, shapes.
+
+    Args:
+      folder: of a prior or generator on pixels, in diffusers' format.
+      like: the weights of the other, as shapes.
+      settings: of the other's training.
+      weights: whether to read them.
+
+    Raises:
+      UserError: where the two differ in their layers, their noise, or in what they predict.
+    """
+    start = load_variation_model(folder, weights=weights)
+    if not isinstance(start, PixelPrior) or start.distilled:
+        raise UserError(f'init_from={folder}: not a prior on pixels that takes many calls.')
+    objective = settings.get('objective') or {'name': 'ddpm', 'schedule': settings['schedule']}
+    wanted = read_schedule(objective['schedule']) if objective['name'] == 'ddpm' else None
+    noise = lambda schedule: (schedule.prediction, *np.round(schedule.alphas_cumprod, 6))
+    if wanted is None or noise(wanted) != noise(start.schedule):
+        asked = 'edm' if wanted is None else f'ddpm, predicts {wanted.prediction!r}'
+        raise UserError(
+            f'init_from={folder}: that model predicts {start.schedule.prediction!r} on'
+            f' {start.schedule.steps} steps; this training is of {asked}. Set the schedule and the'
+            ' prediction of its objective to those of the model, or start from none.'
+        )
+    params, ours = dict(start.weights['params']), like['params']
+    params.pop('class_embedding', None)
+    if 'class_embedding' in ours:
+        blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ours['class_embedding'])
+        params['class_embedding'] = blank if weights else ours['class_embedding']
+    shapes = lambda tree: {
+        jax.tree_util.keystr(path): tuple(x.shape)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    theirs, asked = shapes(params), shapes(ours)
+    if odd := sorted(name for name in theirs | asked if theirs.get(name) != asked.get(name)):
+        raise UserError(
+            f'init_from={folder}: its network is another than this one: of {odd[0]} it has'
+            f' {theirs.get(odd[0])}, here is {asked.get(odd[0])}. Give both the same `network`.'
+        )
+    return {'params': params, 'stats': start.weights['stats']}
 
 
 def make_consistency(

@@ -30,6 +30,7 @@ _FIELDS = {
 _TRAINED_ON = {
     'own': 'reference images of {source}, which are in no training or test set of it',
     'held_out': 'images of {source} that were held out of the training images',
+    'first': 'images of {source}, the first, that were held out of the training images',
     'other_classes': 'images of {source} that are of other classes than the training images',
     'none': 'training images of {source}, as they came',
 }

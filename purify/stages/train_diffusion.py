@@ -5,7 +5,7 @@ from typing import Any
 
 from purify.core import devices
 from purify.core.files import write_json
-from purify.core.types import Settings
+from purify.core.types import Settings, Tree
 from purify.data.loader import Split
 from purify.data.training_set import TrainingSet
 from purify.defenses.method import Step
@@ -18,11 +18,13 @@ from purify.stages.finetune_latent import shape_latent, train_latent
 from purify.stages.fit_network import fit_network
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
+from purify.stages.named_folders import start_folder
 from purify.stages.networks_on_disk import write_network
 from purify.stages.pixel_denoiser import (
     make_consistency,
     make_denoiser,
     prior_builder,
+    read_start,
     write_denoiser,
 )
 from purify.stages.provenance import note_training
@@ -82,7 +84,9 @@ def _train_pixels(work: Work, *, conditional: bool) -> Split:
     config, build = prior_builder(settings['network'], split.shape[-1], classes)
     graph, like = abstract_network(build)
     task, scheduler = make_denoiser(settings, graph, classes)
-    state = fit_network(work, task, build, like, TrainingSet(split))
+    init = work.inputs.get('init')
+    start = None if init is None else read_start(init, like, settings)
+    state = fit_network(work, task, build, like, TrainingSet(split), start=start)
     weights = state.weights()
     write_network(work.folder, config, weights)
     if devices.is_lead():
@@ -96,9 +100,16 @@ def shape_prior(known: Known, part: Settings) -> PixelPrior:
     _, build = prior_builder(part['network'], data.channels)
     graph, weights = abstract_network(build)
     task, _ = make_denoiser(part, graph)
-    shape_training(known, 'prior', part, task, build)
+    shape_training(known, 'prior', part, task, build, _shape_start(part, weights))
     known.found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
     return PixelPrior(graph, weights, read_schedule(part['schedule']), size, data.channels)
+
+
+def _shape_start(part: Settings, like: Tree) -> Tree:
+    """The weights that a training starts from, as shapes; None for fresh ones."""
+    if not part['init_from']:
+        return None
+    return read_start(start_folder(part['init_from'])[0], like, part, weights=False)
 
 
 def shape_distilled(known: Known, part: Settings, finished: Any) -> PixelPrior:
@@ -123,7 +134,7 @@ def shape(known: Known, step: Step) -> None:
         _, build = prior_builder(part['network'], data.channels, data.classes)
         graph, weights = abstract_network(build)
         task, _ = make_denoiser(part, graph, data.classes)
-        start, kind = None, 'UNet2DModel'
+        start, kind = _shape_start(part, weights), 'UNet2DModel'
         images = part['network']['sample_size'], data.channels, data.names
         generator = make_pixel_generator(graph, weights, part['objective'], *images)
     shape_training(known, step.name, part, task, build, start)

@@ -34,10 +34,15 @@ class Feed:
         for number, columns in held.items():
             place = rows.pop(number)
             rows |= {name: column[place] for name, column in columns.items()}
+        epoch = rows.pop('epoch', None)
         if not self.augmentations:
             return rows
         key = jax.random.fold_in(stream_key(self.seed, 'augment'), step)
         keys = id_keys(key, rows['id'])
         if 'variation' in rows:
             keys = jax.vmap(jax.random.fold_in)(keys, rows['variation'])
-        return rows | {'image': augment(self.augmentations, rows['image'], keys)}
+        visits = None
+        if epoch is not None:
+            coins = id_keys(stream_key(self.seed, 'visits'), rows['id'])
+            visits = epoch + jax.vmap(jax.random.bernoulli)(coins)
+        return rows | {'image': augment(self.augmentations, rows['image'], keys, visits)}

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from purify.core.errors import UserError
 from purify.core.registry import Registry
@@ -37,6 +39,11 @@ def cosine(lr: float, total: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(lr, total)
 
 
+def linear(lr: float, total: int) -> optax.Schedule:
+    """A straight line from `lr` to 0; after a warm-up, the triangle of Jordan 2024."""
+    return optax.linear_schedule(lr, 0.0, total)
+
+
 def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> optax.Schedule:
     """`lr` times `factor` at each of `drops` (Struppek 2023: .1 at .3 and .5 of the run)."""
     # In a short run several may fall on one step.
@@ -46,7 +53,7 @@ def step(lr: float, total: int, *, drops: Sequence[float], factor: float) -> opt
 
 
 LR_SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
-    'learning-rate schedule', constant=constant, cosine=cosine, step=step
+    'learning-rate schedule', constant=constant, cosine=cosine, linear=linear, step=step
 )
 
 
@@ -86,6 +93,25 @@ def _lars(
     """LARS (You et al. 2017), as SimCLR trains: biases and norms neither decay nor are scaled."""
     own = {'trust_ratio_mask': _is_matrix, 'momentum': momentum}
     return optax.lars(rate, weight_decay, _is_matrix, trust_coefficient, **own)
+
+
+def _muon(
+    rate: optax.ScalarOrSchedule, *, momentum: float = 0.95, adam_share: float = 0.1
+) -> optax.GradientTransformation:
+    """Muon (Jordan 2024): the momentum of every kernel, made orthogonal.
+
+    A kernel of a convolution is a matrix from all its taps and inputs to its outputs. Biases and
+    norms have Adam with Nesterov's momentum, at `adam_share` of the rate.
+    """
+    adam = lambda step: adam_share * (rate(step) if callable(rate) else rate)
+    own = {'beta': momentum, 'adam_learning_rate': adam}
+    return muon(rate, **own, muon_weight_dimension_numbers=_as_matrices)
+
+
+def _as_matrices(params: optax.Params) -> Any:
+    """How each kernel [... inputs outputs] is a matrix; None for biases and norms."""
+    last = lambda x: MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+    return jax.tree.map(lambda x: last(x) if x.ndim > 1 else None, params)
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
@@ -135,9 +161,9 @@ def make_optimizer(
 
     Args:
       total: steps of the whole run.
-      name: 'adam', 'adamw', 'lars' or 'sgd'.
+      name: 'adam', 'adamw', 'lars', 'muon' or 'sgd'.
       lr: peak learning rate.
-      schedule: 'constant', 'cosine' or 'step'.
+      schedule: 'constant', 'cosine', 'linear' or 'step'.
       warmup: share of the run that warms up.
       clip: largest global gradient norm; 0 does not clip.
       drops: for 'step': shares of the run after its warm-up at which the rate falls.
@@ -167,5 +193,6 @@ OPTIMIZERS: Registry[Callable[..., optax.GradientTransformation]] = Registry(
     adam=_adam,
     adamw=_adamw,
     lars=_lars,
+    muon=_muon,
     sgd=_sgd,
 )

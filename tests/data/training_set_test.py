@@ -64,6 +64,21 @@ class TestBatches:
             assert sorted(epoch) == sorted(IDS)
         assert len({tuple(epoch) for epoch in epochs}) == 4
 
+    @pytest.mark.parametrize('numbers', [False, True])
+    def test_rows_say_their_epoch_if_they_are_asked(self, split, numbers):
+        data, count = TrainingSet(split), len(split)
+        place = Place(0, 1)
+        how = {'batch': 8, 'seed': 3, 'place': place, 'numbers': numbers}
+        drawn = data.batches(start_step=2, epochs=True, **how)
+        plain = data.batches(start_step=2, **how)
+        for step in range(2, 2 + count // 8):
+            rows, same = next(drawn), next(plain)
+            expected = np.arange(8 * step, 8 * step + 8) // count
+            np.testing.assert_array_equal(rows.pop('epoch'), expected)
+            assert set(rows) == set(same)
+            for name, column in same.items():
+                np.testing.assert_array_equal(rows[name], column)
+
     def test_another_seed_is_another_order(self, split):
         assert list(batches(split, seed=3)[0]['id']) != list(batches(split, seed=4)[0]['id'])
 

@@ -89,7 +89,8 @@ def test_a_prior_handed_to_another_run_takes_its_note_along(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('how', 'fragment'), [('held_out', 'held out'), ('other_classes', 'other classes')]
+    ('how', 'fragment'),
+    [('held_out', 'held out'), ('first', 'the first'), ('other_classes', 'other classes')],
 )
 def test_images_cut_from_the_source_under_suspicion_are_warned_of(tmp_path, how, fragment):
     note_training(tmp_path, SETTINGS | {'reference': how}, 9, None)

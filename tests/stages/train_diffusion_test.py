@@ -5,13 +5,17 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from support.tiny import ROOT
 
 from purify.cli import main
 from purify.commands.check import check
 from purify.config.load import load_config
+from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.generative.open_prior import load_variation_model
+from purify.stages.pixel_denoiser import prior_builder, read_start
+from purify.train.state import abstract_network, split_network
 
 TINY = (
     '--config.source.train_size=96',
@@ -78,3 +82,56 @@ def test_check_opens_what_is_to_be_distilled(words, said):
     assert bool(found.problems) == bool(said)
     if not said:
         assert [program.step for program in found.programs] == ['prior']
+
+
+def denoiser(classes=3, **changes):
+    """The settings of a training on 16 px, its network as `finished` has it, and its weights."""
+    network = {'sample_size': 16, 'block_out_channels': (8,), 'layers_per_block': 1}
+    network |= {'attention_levels': 0, 'norm_num_groups': 4, 'dropout': 0.0, 'dtype': 'float32'}
+    noise = {'name': 'linear', 'steps': 1000, 'prediction': 'epsilon'}
+    settings = {'network': network | changes.pop('network', {})}
+    objective = {'name': 'ddpm', 'drop': 0.1, 'schedule': noise | changes.pop('noise', {})}
+    settings['objective'] = objective | changes
+    _, build = prior_builder(settings['network'], 1, classes)
+    return settings, build, abstract_network(build)[1]
+
+
+def test_a_generator_starts_as_the_prior_whatever_the_class(finished):
+    settings, build, like = denoiser()
+    weights = read_start(finished, like, settings)
+    shapes = read_start(finished, like, settings, weights=False)
+    same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert all(jax.tree.leaves(jax.tree.map(same, weights, shapes)))
+    prior = load_variation_model(finished)
+    x = np.random.default_rng(0).normal(size=(3, 16, 16, 1)).astype(np.float32)
+    t = np.array([5, 200, 900])
+    graph = split_network(build(nnx.Rngs(0)))[0]
+    told = nnx.merge(graph, weights['params'], weights['stats'])(x, t, np.arange(3))
+    plain = nnx.merge(prior.graph, prior.weights['params'], prior.weights['stats'])(x, t)
+    np.testing.assert_allclose(told, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'noise': {'prediction': 'v_prediction'}}, "predicts 'epsilon' on 1000 steps"),
+        ({'noise': {'steps': 500}}, 'on 1000 steps'),
+        ({'name': 'edm'}, 'this training is of edm'),
+        ({'network': {'block_out_channels': (12,)}}, 'of .* it has .*8.*, here is .*12'),
+        ({'network': {'layers_per_block': 2}}, 'it has None'),
+    ],
+)
+def test_a_start_of_another_kind_is_refused(finished, changes, said):
+    settings, _, like = denoiser(**changes)
+    with pytest.raises(UserError, match=said):
+        read_start(finished, like, settings, weights=False)
+
+
+def test_check_sees_what_a_generator_starts_from(finished):
+    words = f'{ROOT}/configs/castle_walls.py:rate=0.02'
+    flags = [f'--config.defense.generator.init_from={finished}']
+    (problem,) = check(load_config(words, flags)).problems
+    assert 'its network is another than this one' in problem
+    own = ('block_out_channels=(8,)', 'norm_num_groups=4')
+    flags += [f'--config.defense.generator.network.{setting}' for setting in own]
+    assert not check(load_config(words, flags)).problems

@@ -7,7 +7,7 @@ import pytest
 from support.meshes import mesh_of
 
 from purify.core import devices
-from purify.data.augment import Flip, PadCrop, Rotation
+from purify.data.augment import AlternatingFlip, Flip, PadCrop, Rotation
 from purify.train.feed import Feed
 
 RNG = np.random.default_rng(0)
@@ -73,3 +73,23 @@ def test_devices_look_their_rows_up_by_themselves():
     found = program(held, drawn, jnp.int32(3))
     np.testing.assert_array_equal(found['image'], rows({}, whole(NUMBERS), 3)['image'])
     assert len(found['image'].sharding.device_set) == mesh.size
+
+
+def test_an_alternating_flip_shows_the_other_side_in_the_next_epoch():
+    """Half of the images begin with their mirror image; batches and steps have no part in it."""
+
+    def mirrored(epoch, step, seed=1):
+        drawn = whole({name: np.arange(COUNT, dtype=np.int32) for name in HELD})
+        drawn |= {'id': np.arange(COUNT, dtype=np.int32)}
+        drawn['epoch'] = np.full(COUNT, epoch, np.int32)
+        made = rows({}, drawn, step, (AlternatingFlip(),), seed)
+        assert 'epoch' not in made
+        flipped = (made['image'] == COLUMNS['image'][:, :, ::-1]).all((1, 2, 3))
+        np.testing.assert_array_equal(made['image'][~flipped], COLUMNS['image'][~flipped])
+        return flipped
+
+    first = mirrored(0, 0)
+    assert 4 < first.sum() < COUNT - 4
+    np.testing.assert_array_equal(mirrored(1, 9), ~first)
+    np.testing.assert_array_equal(mirrored(2, 5), first)
+    assert (mirrored(0, 0, seed=2) != first).any()

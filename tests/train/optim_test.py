@@ -19,6 +19,12 @@ def test_total_steps_from_epochs_or_steps():
         total_steps(0.01, 0, 800, 64)
 
 
+def test_linear_with_warmup_is_a_triangle():
+    schedule = make_lr_schedule(100, lr=0.2, schedule='linear', warmup=0.2)
+    found = [float(schedule(step)) for step in (0, 19, 20, 60, 100)]
+    np.testing.assert_allclose(found, [0.2 / 21, 0.2 * 20 / 21, 0.2, 0.1, 0.0], atol=1e-6)
+
+
 def test_cosine_with_warmup_follows_the_formula():
     schedule = make_lr_schedule(100, lr=0.2, schedule='cosine', warmup=0.1)
     for step in range(10):
@@ -110,6 +116,31 @@ def test_lars_scales_each_layer_by_its_own_lengths_and_leaves_biases_alone():
             np.testing.assert_allclose(params[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_muon_steps_by_an_orthogonal_matrix_and_biases_by_adam():
+    """Of U S V^T it takes U V^T, S being near 1 (published: .7 to 1.2), from taps and inputs to
+    outputs; of a convolution as of a projection.
+    """
+    optimizer = make_optimizer(
+        10, name='muon', lr=0.5, schedule='constant', momentum=0.9, adam_share=0.2
+    )
+    rng = np.random.default_rng(0)
+    shapes = {'conv': (3, 3, 4, 5), 'projection': (20, 6), 'bias': (5,)}
+    slopes = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    updates, _ = optimizer.update(slopes, optimizer.init(params), params)
+    for name in ('conv', 'projection'):
+        outputs = shapes[name][-1]
+        found = -np.asarray(updates[name], float).reshape(-1, outputs) / 0.5
+        left, _, right = np.linalg.svd(slopes[name].reshape(-1, outputs), full_matrices=False)
+        inside = left.T @ found @ right.T
+        assert ((np.diag(inside) > 0.6) & (np.diag(inside) < 1.3)).all()
+        np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=1e-2)
+        np.testing.assert_allclose(left @ inside @ right, found, atol=1e-2)
+    first = 1 + 0.9 * 0.1 / (1 - 0.9**2)  # Adam with Nesterov's momentum (Dozat 2016)
+    wanted = -0.1 * first * np.sign(slopes['bias'])
+    np.testing.assert_allclose(updates['bias'], wanted, rtol=1e-4)
+
+
 def test_clip_bounds_the_gradient():
     kwargs = {'lr': 1.0, 'schedule': 'constant', 'warmup': 0.0, 'momentum': 0.0, 'nesterov': False}
     kwargs |= {'weight_decay': 0.0}
@@ -134,5 +165,5 @@ def test_unknown_names_list_the_choices():
     common = {'lr': 0.1, 'warmup': 0.0, 'clip': 0.0}
     with pytest.raises(UserError, match="Did you mean 'adam'"):
         make_optimizer(10, name='adan', schedule='cosine', **common)
-    with pytest.raises(UserError, match='constant, cosine, step'):
-        make_optimizer(10, name='adam', schedule='linear', b1=0.9, b2=0.99, **common)
+    with pytest.raises(UserError, match='constant, cosine, linear, step'):
+        make_optimizer(10, name='adam', schedule='square', b1=0.9, b2=0.99, **common)

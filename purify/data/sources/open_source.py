@@ -88,8 +88,9 @@ def open_source(
       train_size: how many training images to draw; 0 keeps all that are not held out.
       test_size: how many test images to draw; 0 keeps all.
       reference: where images for training a prior come from: 'none'; 'own' (the source brings them:
-        digits); 'held_out' (`reference_size` training images are kept apart); 'other_classes' (the
-        classes not chosen).
+        digits); 'held_out' (`reference_size` training images are drawn and kept apart); 'first'
+        (the source's first `reference_size` training images are); 'other_classes' (the classes
+        not chosen).
       reference_size: how many reference images; 0 keeps all ('own', 'other_classes').
       split_seed: draws all of the above; the seeds of poison, model and data order have no part in
         it.
@@ -115,16 +116,19 @@ def open_source(
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
     own = _unlabelled(source.reference) if classes.strip(', ') else source.reference
-    held = reference_size if reference == 'held_out' else 0
+    held = reference_size if reference in ('first', 'held_out') else 0
     if held + train_size > len(train):
         raise UserError(
             f'source {name}: {held} reference + {train_size} training images asked, but there are'
             f' {len(train)}.'
         )
     order = stream_rng(split_seed, 'train').permutation(len(train))
+    if reference == 'first':
+        order = np.concatenate([np.arange(held), order[order >= held]])
     keep = order[held : held + train_size] if train_size else order[held:]
-    pools = {'own': own, 'none': None, 'other_classes': spare}
-    apart = _reference(name, pools | {'held_out': train.take(np.sort(order[:held]))}, reference)
+    cut = train.take(np.sort(order[:held]))
+    pools = {'own': own, 'none': None, 'other_classes': spare, 'first': cut, 'held_out': cut}
+    apart = _reference(name, pools, reference)
     apart = apart.take(_draw(apart, reference_size, split_seed, 'reference')) if apart else None
     test = test.take(_draw(test, test_size, split_seed, 'test'))
     chosen = Source(names, train.take(np.sort(keep)), test, apart, source.notes)

@@ -7,6 +7,7 @@ from purify.core.types import Facts
 from purify.models.classifiers.classifier import ClassifierNetwork
 from purify.models.classifiers.densenet import DenseNet
 from purify.models.classifiers.efficientnet import EfficientNet
+from purify.models.classifiers.fast import FastNet
 from purify.models.classifiers.resnet import ResNet
 from purify.models.classifiers.vgg import VGG
 
@@ -33,6 +34,7 @@ NETWORKS: Registry[Callable[..., ClassifierNetwork]] = Registry(
     efficientnet=EfficientNet,
     efficientnet_b0=Fixed(EfficientNet, width=1.0, depth=1.0, dropout=0.2, drop_path=0.2),
     efficientnet_b4=Fixed(EfficientNet, width=1.4, depth=1.8, dropout=0.4, drop_path=0.2),
+    fast=FastNet,
     vgg=VGG,
     vgg16=Fixed(VGG, norm='none', **_VGG),
     vgg16_bn=Fixed(VGG, norm='batch', **_VGG),

@@ -19,7 +19,8 @@ from purify.models.files.folders import (
 
 INDEX = 'model_index.json'
 # Models inside the package, by the name that stands for their folder.
-EMBEDDED = {'digits': Path(__file__).parents[1] / 'pretrained' / 'digits_ddpm'}
+_PRETRAINED = Path(__file__).parents[1] / 'pretrained'
+EMBEDDED = {'digits': _PRETRAINED / 'digits_ddpm', 'photos32': _PRETRAINED / 'photos32_ddpm'}
 _VERSATILE = ('image_encoder', 'image_unet', 'vae', 'scheduler', 'image_feature_extractor')
 _FROM_TEXT = ('text_encoder', 'tokenizer', 'unet', 'vae', 'scheduler')
 _UNCONDITIONAL = ('unet', 'scheduler')

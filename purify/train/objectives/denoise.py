@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from purify.core.limits import Limited, ShareOrZero
+from purify.core.errors import UserError
+from purify.core.limits import Limited, Natural, ShareOrZero
 from purify.core.types import Tree
 from purify.diffusion import predictions
 from purify.diffusion.preconditioning import Preconditioning
@@ -17,9 +18,10 @@ from purify.train.state import split_network
 
 @dataclass(frozen=True, eq=False)
 class Denoise(Limited, Task, place='generator.objective.'):
-    """Mean squared error of a network's prediction at a uniform random step (Ho 2020, eq. 14).
+    """Mean squared error of a network's prediction at a random step (Ho 2020, eq. 14).
 
-    Images of another size than the network's `size_px` are resized on the device.
+    Steps are uniform, as there, unless some are drawn more often. Images of another size than the
+    network's `size_px` are resized on the device.
 
     Attributes:
       graph: the network's structure.
@@ -30,6 +32,9 @@ class Denoise(Limited, Task, place='generator.objective.'):
         for no class.
       drop: chance that an image's class is not told, for guidance (Ho & Salimans 2022, algorithm
         1).
+      below: timesteps under this one have the `share` of all draws, and those from it on the rest;
+        0: all are alike.
+      share: see `below`.
     """
 
     graph: nnx.GraphDef
@@ -39,12 +44,31 @@ class Denoise(Limited, Task, place='generator.objective.'):
     classes: int = 0
     drop: ShareOrZero = 0.0
     frozen: Tree = ()
+    below: Natural = 0
+    share: ShareOrZero = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.below < self.schedule.steps:
+            raise UserError(
+                f'prior.timesteps.below={self.below}: the schedule has {self.schedule.steps}'
+                ' timesteps; choose fewer, or 0 to draw all alike.'
+            )
+
+    def draw(self, key: jax.Array, count: int) -> jax.Array:
+        """Draws timesteps i32[count]."""
+        if not self.below:
+            return jax.random.randint(key, (count,), 0, self.schedule.steps)
+        under, over, which = jax.random.split(key, 3)
+        low = jax.random.randint(under, (count,), 0, self.below)
+        high = jax.random.randint(over, (count,), self.below, self.schedule.steps)
+        return jnp.where(jax.random.bernoulli(which, self.share, (count,)), low, high)
 
     def __call__(self, params: Tree, stats: Tree, frozen: Tree, batch: Batch, key: Key) -> Result:
         """See `Task`."""
         images = resize_to(signed_images(batch['image']), self.size_px)
         time_key, noise_key, dropout_key = jax.random.split(key, 3)
-        t = jax.random.randint(time_key, images.shape[:1], 0, len(self.schedule.betas))
+        t = self.draw(time_key, len(images))
         noise = jax.random.normal(noise_key, images.shape)
         network = nnx.merge(self.graph, params, stats)
         told = told_classes(batch, self.classes, self.drop, key)

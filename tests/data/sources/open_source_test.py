@@ -153,6 +153,19 @@ class TestChoosing:
         assert set(smaller.train.ids) < set(source.train.ids)
         np.testing.assert_array_equal(smaller.reference.ids, source.reference.ids)
 
+    def test_the_first_images_can_be_kept_apart(self, arrays):
+        source = open_arrays(arrays, reference='first', reference_size=20)
+        assert list(source.reference.ids) == list(range(20))
+        assert list(source.train.ids) == list(range(20, 60))
+        smaller = open_arrays(arrays, reference='first', reference_size=20, train_size=16)
+        assert len(smaller.train) == 16
+        assert set(smaller.train.ids) < set(source.train.ids)
+        other = open_arrays(
+            arrays, reference='first', reference_size=20, train_size=16, split_seed=1
+        )
+        assert list(other.reference.ids) == list(range(20))
+        assert list(other.train.ids) != list(smaller.train.ids)
+
     def test_reference_of_other_classes_holds_none_that_was_chosen(self, arrays):
         source = open_arrays(
             arrays, classes='dog,bee', reference='other_classes', reference_size=10
@@ -204,9 +217,12 @@ class TestChoosing:
         ('changes', 'expected'),
         [
             ({'train_size': 61}, r'0 reference \+ 61 training images asked, but there are 60'),
-            (
-                {'train_size': 41, 'reference': 'held_out', 'reference_size': 20},
-                r'20 reference \+ 41 training images asked',
+            *(
+                (
+                    {'train_size': 41, 'reference': which, 'reference_size': 20},
+                    r'20 reference \+ 41 training images asked',
+                )
+                for which in ('first', 'held_out')
             ),
             ({'test_size': 25}, r'25 test images asked, but the source has 24'),
             ({'train_size': -1}, r'source\.train_size=-1: choose 0 \(all\) or more'),
@@ -221,7 +237,7 @@ class TestChoosing:
             ({'reference': 'held_out'}, r"no reference images 'held_out'"),
             (
                 {'reference': 'mine'},
-                r"source\.reference='mine': choose from held_out, none, other_classes, own",
+                r"source\.reference='mine': choose from first, held_out, none, other_classes, own",
             ),
             (
                 {'resample': 'box'},

@@ -66,6 +66,29 @@ def test_a_silent_network_under_edm_has_the_loss_of_its_skip_alone():
     assert found == pytest.approx(expected, rel=0.1)
 
 
+def test_timesteps_below_a_bound_are_drawn_as_often_as_asked():
+    """Evenly under it and evenly from it on; all alike unless a bound is set."""
+    steps = SCHEDULE.steps
+    often = Denoise(None, SCHEDULE, 8, 0.0, below=steps // 4, share=0.9)
+    drawn = np.asarray(often.draw(jax.random.key(0), 40_000))
+    low, high = drawn[drawn < steps // 4], drawn[drawn >= steps // 4]
+    assert len(low) / len(drawn) == pytest.approx(0.9, abs=0.01)
+    assert (low.min(), high.max()) == (0, steps - 1)
+    assert low.mean() == pytest.approx((steps // 4 - 1) / 2, rel=0.02)
+    assert high.mean() == pytest.approx((steps // 4 + steps - 1) / 2, rel=0.02)
+    alike = np.asarray(Denoise(None, SCHEDULE, 8, 0.0).draw(jax.random.key(0), 40_000))
+    assert alike.mean() == pytest.approx((steps - 1) / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'told'),
+    [({'below': -1}, 'below='), ({'below': SCHEDULE.steps}, 'below='), ({'share': 1.0}, 'share=')],
+)
+def test_bounds_that_are_none_are_refused(wrong, told):
+    with pytest.raises(UserError, match=told):
+        Denoise(None, SCHEDULE, 8, 0.0, **wrong)
+
+
 def test_classes_are_told_and_hidden_by_chance():
     batch = {'label': jnp.arange(20_000) % 5}
     assert told_classes(batch, 0, 0.5, jax.random.key(0)) == ()
