@@ -12,7 +12,9 @@ Words: setting=digits|cifar10|cifar10_small|imagenette|caltech15,
 attack=<any of `purify list`; usual is a patch on the digits, badnets1 elsewhere>,
 rate, seed, source,
 defense=generation|diffusion_classifier|cognitive_distillation|fct|strip|none, objective=ddpm|edm
-(of the settings in pixels), network=<of the teacher and the student, such as vgg16>. Of generation:
+(of the settings in pixels), init_from=<a prior of the generator's own network to start from, such
+as photos32; none: from scratch; usual: photos32 for cifar10_small's ddpm, else none>, network=<of
+the teacher and the student, such as vgg16>. Of generation:
 guidance=<the scale s of e_u + s (e_c - e_u); the paper's weight w of DDPM is s - 1, that of Stable
 Diffusion is s>, sampler=ddim|ddpm|dpmpp_2m|sde, copies=none|simclr|encoder (whose features tell
 copies of training images; encoder=<an SSCD file, a CLIP folder, the folder of a finished encoder>),
@@ -32,8 +34,9 @@ The diffusion classifier asks each of 32 (digits), 8 (cifar10_small, 200 test im
 alike.
 
 `digits` needs no download: 2,500 steps of a UNet of .75 M parameters, ten minutes in all on 2 CPU
-cores; what to expect: docs/results/castle-walls-digits. `cifar10_small` is 5,000 images for a CPU,
-source=arrays:DIR. The others are for a GPU or TPU, and have not been measured:
+cores; what to expect: docs/results/castle-walls-digits. `cifar10_small` is for a CPU too: 10,000
+images that photos32 has not seen, and the network fast; source=arrays:DIR with CIFAR-10's train.npz
+and test.npz in its own order. The others are for a GPU or TPU, and have not been measured:
 `cifar10`     50,000 images; the UNet of the paper's code, 100,000 steps of 500 (1,000 epochs), or
               EDM's recipe with objective=edm.
 `imagenette`  tfds:imagenette/full-size-v2 at 256 px, CompVis/stable-diffusion-v1-4, whose UNet is
@@ -53,7 +56,7 @@ from purify.attacker.settings import set_attack
 from purify.attacks.settings import attack_class, preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
-from purify.data.sources.open_source import source
+from purify.data.sources.open_source import SMALL_CIFAR10, source
 from purify.defenses import settings as defenses
 from purify.defenses.filters.score_filter import SCORES, score
 from purify.defenses.filters.spectral import Spectral
@@ -61,12 +64,17 @@ from purify.defenses.registry import DEFENSES
 from purify.defenses.relabelling.method import Relabelling
 from purify.defenses.steps import simclr
 from purify.models.classifiers.registry import CIFAR_SCALE, IMAGENET_SCALE, NETWORKS
-from purify.stages.diffusion_settings import PixelNetwork, latent_generator, pixel_generator
-from purify.stages.train_classifier import classifier
+from purify.stages.diffusion_settings import (
+    PHOTOS32,
+    PixelNetwork,
+    latent_generator,
+    pixel_generator,
+)
+from purify.stages.train_classifier import classifier, fast_classifier
 from purify.train.optim import OPTIMIZERS
 
 STABLE_DIFFUSION = 'CompVis/stable-diffusion-v1-4'
-FREE = ('source', 'objective', 'guidance', 'sampler', 'network', 'poison', 'weights')
+FREE = ('source', 'objective', 'init_from', 'guidance', 'sampler', 'network', 'poison', 'weights')
 WORDS: dict[str, str] = dict.fromkeys(FREE, 'usual') | {'prior': STABLE_DIFFUSION}
 WORDS |= {'setting': 'digits', 'defense': 'generation', 'copies': 'none', 'encoder': ''}
 # The variance of ddpm is beta.
@@ -95,7 +103,7 @@ def read_words(arg):
     choices |= {'sampler': ('usual', *SAMPLERS), 'poison': ('usual', 'random', 'duplicates')}
     check_words(words, **choices, copies=('none', 'simclr', 'encoder'))
     own = {'guidance', 'sampler', 'copies'} if words.defense != 'generation' else set()
-    own |= {'objective', 'prior'} if words.defense not in generators else set()
+    own |= {'objective', 'init_from', 'prior'} if words.defense not in generators else set()
     if idle := sorted(name for name in own if words[name] != WORDS[name]):
         raise ValueError(
             f'{", ".join(idle)}: defense={words.defense} has no use for that; it is for'
@@ -120,6 +128,8 @@ def read_words(arg):
         raise ValueError(
             f'prior is where Stable Diffusion lies, which setting={words.setting} has no use for.'
         )
+    if not pixels and words.init_from != 'usual':
+        raise ValueError(f'init_from: setting={words.setting} starts from Stable Diffusion.')
     words.objective = 'ddpm' if words.objective == 'usual' else words.objective
     return words
 
@@ -194,7 +204,7 @@ def digits(words):
         'attack': 'patch',
         'target': 0,
         'preset': 'digits',
-        'generator': pixel_generator(unet, adam, objective=words.objective, **run),
+        'generator': generator(words, unet, adam, **run),
         'images': 1600,
         'probe': {'labels': (0,), 'images': 200},
         'scores': SMALL_SCORES,
@@ -224,7 +234,7 @@ def cifar10(words):
         run = {'steps': 100_000, 'batch': 500, 'ema_decay': 0.9999}
     return config, LARGE | {
         'target': 4,
-        'generator': pixel_generator(unet, how, objective=words.objective, **run),
+        'generator': generator(words, unet, how, **run),
         'guidance': 6.0,
         'probe': {'labels': (4,), 'images': 10_000},
         'encoder': simclr(network, epochs=500),
@@ -232,24 +242,30 @@ def cifar10(words):
 
 
 def cifar10_small(words):
-    """5,000 images, a teacher of width 16 and a small UNet, for a CPU."""
-    config = skeleton('castle_walls', words.seed, shard_size=250, save_every=250)
-    config.source = source(words.source, size_px=32, train_size=5000, test_size=1000)
+    """The network fast, and a generator that starts as the prior photos32, for a CPU."""
+    config = skeleton('castle_walls', words.seed, shard_size=500, save_every=250)
+    config.source = source(words.source, **SMALL_CIFAR10)
+    config.teacher = fast_classifier(epochs=12)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    how = OPTIMIZERS.part('adamw', lr=3e-3)
-    augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
-    config.teacher = classifier(network, how, epochs=10, batch=64, augment=augment)
-    unet = PixelNetwork(32, (16, 32, 64, 64), layers_per_block=1, norm_num_groups=8)
-    adam, run = OPTIMIZERS.part('adam', lr=1e-3), {'steps': 4000, 'batch': 64}
+    usual = 'none' if words.objective == 'edm' else 'photos32'
+    run = {'steps': 2000, 'batch': 64, 'prediction': 'v_prediction'}
+    adam = OPTIMIZERS.part('adam', lr=1e-3, warmup=0.05)
     return config, {
         'target': 4,
         'preset': 'small',
-        'generator': pixel_generator(unet, adam, objective=words.objective, **run),
+        'generator': generator(words, PHOTOS32, adam, usual=usual, **run),
         'probe': {'labels': (4,), 'images': 500},
         'scores': SMALL_SCORES,
         'encoder': simclr(network, epochs=20, lr=2e-3, projection=64),
         'asked': {'draws': 8, 'images': 200},
     }
+
+
+def generator(words, unet, how, *, usual='none', **run):
+    """A generator on pixels that starts from the prior of the words, or the `usual` one."""
+    start = usual if words.init_from == 'usual' else words.init_from
+    start = '' if start == 'none' else start
+    return pixel_generator(unet, how, objective=words.objective, init_from=start, **run)
 
 
 def photographs(words):

@@ -14,10 +14,11 @@ cognitive_distillation|fct|strip (`configs/dataelixir.py`, `configs/relabel.py` 
 TensorFlow once: `tfds build cifar10 --file_format=array_record --data_dir=DIR` wherever that
 is installed, then --config.source.data_dir=DIR. The full run needs a GPU or TPU; its prior is
 google/ddpm-cifar10-32 (35.7 M parameters, from the hub). It has not been measured yet. `small` is
-5,000 training images, a ResNet of width 16 and a prior trained on 5,000 others, for a CPU (about 20
-minutes on 2 cores); `smoke` is a few hundred images and a few steps, to see that everything runs
-(two minutes). DIR holds train.npz and test.npz (images u8[n 32 32 3], labels [n]). Measured:
-docs/results/cifar10-small.
+10,000 training images, the network `fast` and the prior `photos32`, for a CPU: DIR holds train.npz
+and test.npz (images u8[n 32 32 3], labels [n]) of the whole of CIFAR-10 in its own order, and the
+first 30,000 training images, which that prior was trained on, are left out. `smoke` is a few
+hundred images and a few steps, to see that everything runs (two minutes). Measured:
+docs/results/photos.
 """
 
 from dataclasses import asdict
@@ -26,14 +27,14 @@ from purify.attacker.settings import set_attack
 from purify.attacks.settings import preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
-from purify.data.sources.open_source import source
+from purify.data.sources.open_source import SMALL_CIFAR10, source
 from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import Evaluation, defend, loaded, plain_defenses
 from purify.defenses.steps import simclr
 from purify.generative.open_prior import variation
 from purify.models.classifiers.registry import CIFAR_SCALE, NETWORKS
 from purify.stages.diffusion_settings import PixelNetwork, pixel_prior, wide_prior
-from purify.stages.train_classifier import classifier
+from purify.stages.train_classifier import classifier, fast_classifier
 from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
 
@@ -46,13 +47,11 @@ def get_config(arg=None):
     check_words(words, defense={*plain_defenses(), 'variations'} - {'augmentations'})
     if words.small + words.smoke + (words.prior != PUBLISHED) > 1:
         raise ValueError(
-            'small and smoke train a prior of their own; give one of small, smoke and prior=.'
+            'small and smoke have a prior of their own; give one of small, smoke and prior=.'
         )
     if words.smoke:
-        return on_cpu(words, images=256, epochs=2, prior_steps=20, start=100, steps=5)
-    if words.small:
-        return on_cpu(words, images=5000, epochs=10, prior_steps=1000, start=200, steps=8)
-    return full(words)
+        return smoke(words)
+    return small(words) if words.small else full(words)
 
 
 def full(words):
@@ -75,28 +74,41 @@ def full(words):
     return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=194_560)
 
 
-def on_cpu(words, *, images, epochs, prior_steps, start, steps):
-    """Some of the images, as many others for the prior, and networks for two cores."""
+def small(words):
+    """10,000 of the images that photos32 has not seen, that prior, and the network fast."""
+    config = skeleton('cifar10', words.seed, shard_size=500, save_every=200)
+    config.source = source(words.source, **SMALL_CIFAR10)
+    config.teacher = fast_classifier(epochs=12)
+    vary = variation('pixel', start=150, steps=6, sampler='sde')
+    recipes = on_two_cores(epochs=12)
+    prior = loaded('photos32')
+    return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=600)
+
+
+def smoke(words):
+    """A few hundred images and a few steps of everything, the prior's training among them."""
     config = skeleton('cifar10', words.seed, shard_size=250, save_every=200)
-    sizes = {'train_size': images, 'test_size': min(images, 1000)}
-    sizes |= {'reference': 'held_out', 'reference_size': images}
+    sizes = {'train_size': 256, 'test_size': 256, 'reference': 'held_out', 'reference_size': 256}
     config.source = source(words.source, size_px=32, **sizes)
-    network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    how = OPTIMIZERS.part('adamw', lr=3e-3)
-    augment = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
-    config.teacher = classifier(network, how, epochs=epochs, batch=64, augment=augment)
+    config.teacher = fast_classifier(epochs=2, batch=64)
     unet = PixelNetwork(32, (32, 48, 64), layers_per_block=1, norm_num_groups=8)
-    prior = pixel_prior(unet, lr=1e-3, steps=prior_steps, batch=32, augment={'flip': {'p': 0.5}})
-    vary = variation('pixel', start=start, steps=steps)
+    prior = pixel_prior(unet, lr=1e-3, steps=20, batch=32, augment={'flip': {'p': 0.5}})
+    vary = variation('pixel', start=100, steps=5)
+    recipes = on_two_cores(epochs=2)
+    return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=100)
+
+
+def on_two_cores(*, epochs):
+    """What defences train beside the teacher and the student."""
+    network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
     encoder = simclr(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)
     tuned = {'epochs': float(epochs), 'lr': 5e-3}
-    recipes = {
+    return {
         'relabel': {'encoder': encoder},
         'dbd': {'encoder': {'epochs': 6.0 * epochs, 'batch': 128, 'lr': 0.1}},
         'nad': {'finetune': tuned} | tuned,
         'asd': {'rounds': (2, 1, 1)},
     }
-    return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=50 * epochs)
 
 
 def attacked_and_defended(config, words, vary, prior, recipes, *, semi_steps):

@@ -9,7 +9,7 @@ r"""DataElixir (Zhou 2024) and the baselines of its Table 1 find poisoned sample
     python launch/sweep.py --config dataelixir:setting=cifar10 --sweep table1 \
         --workdir runs/table1
 
-Words: setting=digits|cifar10|tiny|lfw, rate, seed, source,
+Words: setting=digits|cifar10_small|cifar10|tiny|lfw, rate, seed, source,
 attack=<any of `purify list`; usual is the BadNets of the setting>,
 defense=dataelixir|activation_clustering|spectral|abl|dbd|none,
 weights=<safetensors both classifiers start from>. Of DataElixir: exact (every step of the chain, as
@@ -21,8 +21,10 @@ start=<T> and kept=2|5|10|20|40 (m) for priors of 1,000 steps, prior=<diffusers 
 id>|train|poisoned (the last two: trained in the run, on images kept apart or on the poisoned ones).
 With any of these but targets and prior the digits take 15 calls of the prior a round, else 7.
 
-`digits` needs no download and is for 2 CPU cores. The others are for a GPU or TPU, and have not
-been measured:
+`digits` needs no download and is for 2 CPU cores. `cifar10_small` is for them too: 10,000 images
+that the prior photos32 has not seen, and the network fast; source=arrays:DIR with CIFAR-10's
+train.npz and test.npz in its own order. The others are for a GPU or TPU, and have not been
+measured:
 `cifar10`  50,000 images, PreAct-ResNet-18, google/ddpm-cifar10-32.
 `tiny`     source=imagefolder:DIR with train/<class>/ and test/<class>/; EfficientNet-B4 from
            ImageNet's weights as timm or torchvision store them
@@ -53,13 +55,13 @@ from purify.attacker.settings import set_attack
 from purify.attacks.settings import preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
-from purify.data.sources.open_source import source
+from purify.data.sources.open_source import SMALL_CIFAR10, source
 from purify.defenses import settings as defenses
 from purify.defenses.dataelixir.method import DataElixir
 from purify.defenses.dataelixir.target_labels import TARGETS
 from purify.models.classifiers.registry import CIFAR_SCALE, IMAGENET_SCALE, NETWORKS
-from purify.stages.diffusion_settings import PixelNetwork, pixel_prior, wide_prior
-from purify.stages.train_classifier import classifier
+from purify.stages.diffusion_settings import PHOTOS32, PixelNetwork, pixel_prior, wide_prior
+from purify.stages.train_classifier import classifier, fast_classifier
 from purify.train.optim import OPTIMIZERS
 
 BASELINES = ('activation_clustering', 'spectral', 'abl', 'dbd')
@@ -73,7 +75,7 @@ KEPT = {2: 1, 5: 3, 10: 5, 20: 8, 40: 10}
 SAMPLERS = {'ddim': {'name': 'ddim', 'eta': 1.0}, 'dpmpp_2m': {'name': 'dpmpp_2m'}}
 UNSAID = dict.fromkeys(('prior', 'targets', 'sampler'), 'usual')
 UNSAID |= {'start': 0, 'kept': 0, 'exact': False, 'released': False}
-CLASSES = {'digits': 10, 'cifar10': 10, 'tiny': 200, 'lfw': 62}
+CLASSES = {'digits': 10, 'cifar10_small': 10, 'cifar10': 10, 'tiny': 200, 'lfw': 62}
 # Priors of 32 and of 64 px that are trained in the run.
 WIDE_32 = {'size_px': 32, 'channels': (128, 256, 256, 256), 'attention_levels': 1, 'lr': 2e-4}
 WIDE_64 = {'size_px': 64, 'channels': (128, 256, 256, 512), 'attention_levels': 2, 'lr': 1e-4}
@@ -106,8 +108,11 @@ def read_words(arg):
         )
     if words.setting == 'digits' and words.source != 'usual':
         raise ValueError(
-            f'setting=digits brings its images; for source={words.source} choose cifar10, tiny or'
-            ' lfw.'
+            f'setting=digits brings its images; for source={words.source} choose another setting.'
+        )
+    if words.setting == 'cifar10_small' and words.source == 'usual':
+        raise ValueError(
+            'setting=cifar10_small needs source=arrays:DIR with the whole of CIFAR-10.'
         )
     return words
 
@@ -138,6 +143,18 @@ def digits(words):
     kinds = ('digits', 'small') if {*given_words(words)} <= {'targets', 'prior'} else ('small',)
     changes = {} if words.defense == 'none' else defenses.preset(words.defense, *kinds)
     return defended(config, words, changes, semi_steps=1500, published='digits', own=own)
+
+
+def cifar10_small(words):
+    """The network fast and the prior photos32, on images that it has not seen."""
+    config = skeleton('dataelixir', words.seed, shard_size=500, save_every=200)
+    config.source = source(words.source, **SMALL_CIFAR10)
+    start = '' if words.weights == 'usual' else words.weights
+    config.teacher = fast_classifier(epochs=12, init_from=start)
+    attack(config, words)
+    own = pixel_prior(PHOTOS32, steps=2000, batch=32, lr=1e-3, augment=FLIP)
+    changes = {} if words.defense == 'none' else defenses.preset(words.defense, 'small')
+    return defended(config, words, changes, semi_steps=1500, published='photos32', own=own)
 
 
 def cifar10(words):
@@ -188,7 +205,13 @@ def lfw(words):
     return defended(config, words, changes, semi_steps=20_000, **prior)
 
 
-SETTINGS = {'digits': digits, 'cifar10': cifar10, 'tiny': tiny, 'lfw': lfw}
+SETTINGS = {
+    'digits': digits,
+    'cifar10_small': cifar10_small,
+    'cifar10': cifar10,
+    'tiny': tiny,
+    'lfw': lfw,
+}
 
 
 def begin(words, images, *, reader=None, size_px, shard_size=1000, **run):
@@ -236,7 +259,8 @@ def defended(config, words, changes, *, semi_steps, published, own, held_out=0):
 
 def chain(words, changes):
     """DataElixir's settings by the words: of `released`, of `exact`, the setting's, single ones."""
-    whole: dict = {} if words.exact or words.setting == 'digits' else {'dtype': 'bfloat16'}
+    small = words.setting in ('digits', 'cifar10_small')
+    whole: dict = {} if words.exact or small else {'dtype': 'bfloat16'}
     whole |= DataElixir.presets['released'] if words.released else {}
     if words.targets != 'usual':
         whole['targets'] = TARGETS.part(words.targets)

@@ -44,6 +44,7 @@ from purify.config.skeleton import skeleton
 from purify.data.sources.open_source import source
 from purify.models.classifiers.registry import NETWORKS
 from purify.stages.diffusion_settings import (
+    PHOTOS32,
     DistilledPrior,
     NoiseSchedule,
     PixelNetwork,
@@ -68,8 +69,8 @@ def get_config(arg=None):
             f'attack={words.attack} leaves reference images as they are; it goes with'
             ' data=poisoned.'
         )
-    if words.photos32 and words.source == 'digits':
-        raise ValueError('photos32 needs source=arrays:DIR or another source of photographs.')
+    if words.photos32 and (words.source == 'digits' or (words.size_px, words.channels) != (32, 3)):
+        raise ValueError('photos32 needs source=arrays:DIR or another source, in colour at 32 px.')
     make = photos32 if words.photos32 else digits if words.source == 'digits' else photographs
     config = make(words)
     if words.distill != 'none':
@@ -99,10 +100,8 @@ def photos32(words):
     config.source = source(words.source, size_px=32, channels=3, **apart)
     network = NETWORKS.part('preact_resnet18')
     config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
-    look = {'layers_per_block': 1, 'attention_levels': 2, 'norm_num_groups': 8}
-    unet = PixelNetwork(32, (32, 64, 96, 128), **look)
     prior = TrainedPrior(
-        network=unet,
+        network=PHOTOS32,
         optim=OPTIMIZERS.part('muon', lr=0.02, warmup=0.02, clip=1.0),
         steps=words.steps or 6400,
         batch=32,

@@ -18,9 +18,9 @@ class Loaded:
     """The part `prior` or `encoder` of a config: a finished one, which is loaded.
 
     Attributes:
-      load: of a prior 'digits' (embedded), a folder in diffusers' format, a finished stage, or a
-        hub id; of an encoder CLIP (a folder, or 'openai/clip-vit-base-patch32'), SSCD's file, a
-        finished encoder or classifier.
+      load: of a prior 'digits' or 'photos32' (embedded), a folder in diffusers' format, a finished
+        stage, or a hub id; of an encoder CLIP (a folder, or 'openai/clip-vit-base-patch32'), SSCD's
+        file, a finished encoder or classifier.
       revision: of a hub id.
     """
 

@@ -31,6 +31,11 @@ class PixelNetwork:
     dtype: str = 'float32'
 
 
+PHOTOS32 = PixelNetwork(
+    32, (32, 64, 96, 128), layers_per_block=1, attention_levels=2, norm_num_groups=8
+)  # of the prior of that name
+
+
 @dataclass(frozen=True)
 class NoiseSchedule:
     """The `schedule` of a prior or of a generator's objective: how much noise each step has.
@@ -77,7 +82,8 @@ class Denoising(PixelTraining):
 
     Attributes:
       network: see `PixelNetwork`.
-      init_from: a finished model to start from.
+      init_from: a finished model to start from, of the same network and noise: a folder in
+        diffusers' format, or 'photos32'.
     """
 
     network: PixelNetwork
@@ -89,7 +95,8 @@ class DistilledPrior(PixelTraining):
     """The part `prior` of a config that distils a finished one, to need one to four calls.
 
     Attributes:
-      distill: the finished prior: 'digits', a folder in diffusers' format, or a hub id.
+      distill: the finished prior: 'digits' or 'photos32', a folder in diffusers' format, or a hub
+        id.
       revision: of a hub id.
       stride: timesteps between the two states in which the same clean image is to be seen
         (`purify.train.objectives.consistency.Consistency`).
@@ -147,9 +154,15 @@ def wide_prior(
 
 
 def pixel_generator(
-    unet: PixelNetwork, optim: Settings, *, objective: str = 'ddpm', drop: float = 0.1, **run: Any
+    unet: PixelNetwork,
+    optim: Settings,
+    *,
+    objective: str = 'ddpm',
+    prediction: str = 'epsilon',
+    drop: float = 0.1,
+    **run: Any,
 ) -> Facts:
-    """A class-conditional diffusion model on pixels, trained from scratch on the poisoned images.
+    """A class-conditional diffusion model on pixels, trained on the poisoned images.
 
     The objective 'ddpm' learns the noise on a linear schedule of 1,000 steps, 'edm' is that of
     Karras et al. 2022. `run` is of `Denoising`.
@@ -159,10 +172,12 @@ def pixel_generator(
       optim: see `purify.train.optim.make_optimizer`.
       objective: 'ddpm' or 'edm'.
       name: the same, as a config has it.
+      prediction: of 'ddpm': what the network predicts, see `NoiseSchedule`.
       drop: chance that a training image's class is not told, for guidance.
       **run: see `Denoising`.
     """
-    own = asdict(Preconditioning()) if objective == 'edm' else {'schedule': asdict(NoiseSchedule())}
+    noise = {'schedule': asdict(NoiseSchedule(prediction=prediction))}
+    own = asdict(Preconditioning()) if objective == 'edm' else noise
     told = {'objective': {'name': objective, 'drop': drop} | own}
     return told | asdict(Denoising(network=unet, optim=optim, **run))
 

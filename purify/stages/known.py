@@ -203,7 +203,10 @@ def shape_training(
     """
     start, mesh = part.get('init_from'), devices.global_mesh()
     images = known.sizes.get(data, known.data.images)
-    if start and weights is None and _headless(start_folder(start)[0], build):
+    place = start_folder(start)[0] if start else None
+    if place is not None and not place.exists():
+        raise UserError(f'{name}.init_from={start}: no such folder or file.')
+    if place is not None and weights is None and _headless(place, build):
         known.found.notes.append(
             f'{name}: the head of {start} is for another number of classes; training starts with a'
             ' fresh one'

@@ -26,12 +26,10 @@ def finished_folder(path: str) -> tuple[Path, str]:
 def start_folder(path: str) -> tuple[Path, str]:
     """Finds what a user names to start a training from; returns its path and a digest of it.
 
-    That is a folder, a file, or a prior that comes with this program. Raises `UserError` for none
-    of these, and where a finished stage's files are not those that it wrote.
+    That is a folder, a file, or a prior that comes with this program. Raises `UserError` where a
+    finished stage's files are not those that it wrote.
     """
     start = EMBEDDED[path] if path in EMBEDDED else user_path(path).absolute()
-    if not start.exists():
-        raise UserError(f'init_from={path}: no such folder or file.')
     return start, _checked_digest(start)
 
 
@@ -59,7 +57,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:
-    """Finds a prior by 'digits', a folder or a hub id; returns its folder and a digest."""
+    """Finds a prior (embedded, a folder, a hub id); returns its folder and a digest."""
     folder = resolve(load, revision=revision or None)
     _check_stage(folder)
     return folder, _folder_digest(folder, 'a prior is a folder in diffusers format')

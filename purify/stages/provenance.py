@@ -34,6 +34,13 @@ _TRAINED_ON = {
     'other_classes': 'images of {source} that are of other classes than the training images',
     'none': 'training images of {source}, as they came',
 }
+_EMBEDDED_SAW = {
+    'digits': 'images that no run trains or tests on',
+    'photos32': (
+        'the first 30,000 training images of CIFAR-10, which a run on CIFAR-10 must leave out'
+        ' (source.reference=first, source.reference_size=30000)'
+    ),
+}
 _SAME_TRIGGER = (
     'A prior that was trained on the same trigger puts it back, and the defence fails (Zhou 2024,'
     ' table 4).'
@@ -176,10 +183,8 @@ def _tell(note: Facts) -> str:
     if note['kind'] == UNKNOWN:
         return f'A prior of unknown origin: {note["why"]}.'
     if note['kind'] == EMBEDDED_PRIOR:
-        return (
-            f'The prior {note["name"]!r} that comes with this program: trained on images that no'
-            ' run trains or tests on.'
-        )
+        seen = _EMBEDDED_SAW[note['name']]
+        return f'The prior {note["name"]!r} that comes with this program: trained on {seen}.'
     if note['kind'] == PUBLISHED:
         return (
             f'{note["model"]} as published, converted from {note["file"]} (SHA-256'

@@ -238,7 +238,10 @@ def test_the_priors_of_table_4():
 @pytest.mark.parametrize(
     ('words', 'told'),
     [
-        ('setting=cifar', r"^setting='cifar': choose from cifar10, digits, lfw, tiny"),
+        (
+            'setting=cifar',
+            r"^setting='cifar': choose from cifar10, cifar10_small, digits, lfw, tiny",
+        ),
         (
             'defense=ac',
             (

@@ -201,16 +201,20 @@ def test_every_config_file_loads_and_is_json(path):
 
 def test_quickstart_on_data_of_ones_own():
     birds = f'{QUICKSTART}:source=imagefolder:birds'
-    trained = load_config(f'{birds},defense=dataelixir')
-    assert trained['source']['reference_size'] == 1000
-    assert trained['prior']['data'] == 'reference'
+    embedded = load_config(f'{birds},defense=dataelixir')
+    assert embedded['prior'] == {'load': 'photos32', 'revision': ''}
+    assert embedded['teacher']['network']['name'] == 'fast'
+    for other in ('size_px=64', 'channels=1'):
+        trained = load_config(f'{birds},defense=dataelixir,{other}')
+        assert trained['source']['reference_size'] == 1000
+        assert trained['prior']['data'] == 'reference'
     given = load_config(f'{birds},defense=dataelixir,prior=folder')
     assert given['prior'] == {'load': 'folder', 'revision': ''}
     bare = load_config(f'{birds},defense=relabel,network=resnet18,size_px=64')
     assert 'prior' not in bare
     assert bare['teacher']['network']['name'] == 'resnet18'
     assert bare['source']['size_px'] == 64
-    for config in (given, bare):
+    for config in (embedded, given, bare):
         assert (config['source']['reference'], config['source']['reference_size']) == ('none', 0)
     with pytest.raises(ValueError, match='defense=relabel has no use for a prior'):
         load_config(f'{birds},defense=relabel,prior=folder')
@@ -226,6 +230,34 @@ def test_the_words_of_quickstart_change_the_structure():
     found = (outside['source']['name'], outside['source']['path'], outside['source']['size_px'])
     assert found == ('arrays', '/data/x', 8)
     assert outside['prior']['network']['sample_size'] == 8
+    assert outside['teacher']['network']['name'] == 'resnet'
+
+
+def test_photographs_are_mirrored_unless_told_not_to():
+    """In every other epoch by the network fast, by a coin by others; never twice."""
+    photographs = f'{QUICKSTART}:source=arrays:x'
+    for words, flips in (
+        ('', ['alternating_flip']),
+        ('network=resnet18', ['flip']),
+        ('flip=False', []),
+        ('flip=False,network=resnet18', []),
+        ('defense=augmentations', ['alternating_flip']),
+        ('defense=augmentations,flip=False', []),
+    ):
+        config = load_config(f'{photographs},{words}'.rstrip(','))
+        for part in ('teacher', 'student'):
+            assert [name for name in config[part]['augment'] if 'flip' in name] == flips
+    with pytest.raises(ValueError, match='flip=False: the digits are as they are'):
+        load_config(f'{QUICKSTART}:flip=False')
+
+
+@pytest.mark.parametrize(
+    ('words', 'rate'),
+    [('', 0.05), ('attack=blended', 0.05), ('rate=0.1', 0.1), ('attack=label_consistent', 0.08)],
+)
+def test_five_percent_of_photographs_are_poisoned_unless_told_otherwise(words, rate):
+    config = load_config(f'{QUICKSTART}:source=arrays:x,{words}'.rstrip(','))
+    assert config['attack']['rate'] == rate
 
 
 @pytest.mark.parametrize(

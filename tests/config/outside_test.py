@@ -114,7 +114,7 @@ def test_what_a_defence_says_it_needs():
     assert (student['steps'], student['epochs'], student['optim']['name']) == (1500, 0, 'adam')
     small = configured('defense=trusting,small,source=arrays:x', QUICKSTART.with_name('cifar10.py'))
     assert small['defense']['lengths'] == {'first': 1.0, 'last': 2.0}
-    assert small['student']['steps'] == 500
+    assert small['student']['steps'] == 600
 
 
 def test_a_network():
@@ -126,18 +126,20 @@ def test_a_network():
 
 
 def test_a_source():
-    source = configured('source=mine:here')['source']
+    own = 'source=mine:here,size_px=48'
+    source = configured(own)['source']
     assert (
         source.items()
         >= {
             'name': 'mine',
             'path': 'here',
             'year': 2024,
-            'size_px': 32,
+            'size_px': 48,
             'reference': 'held_out',
         }.items()
     )
-    assert configured('source=mine:here')['prior']['network']['sample_size'] == 32
+    assert configured(own)['prior']['network']['sample_size'] == 48
+    assert configured('source=mine:here')['prior']['load'] == 'photos32'
     said = r"^source='main': choose from arrays, digits, imagefolder, mine, tfds"
     with pytest.raises(ValueError, match=said):
         configured('source=main')

@@ -43,7 +43,7 @@ def test_no_attack_has_no_rate():
         ),
         (
             lambda: OPTIMIZERS.part('lion', lr=0.1),
-            r"optimizer='lion': choose from adam, adamw, lars, sgd",
+            r"optimizer='lion': choose from adam, adamw, lars, muon, sgd",
         ),
         (
             lambda: source('kaggle:digits', size_px=8),

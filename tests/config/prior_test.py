@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 
 from purify.config.load import load_config
+from purify.core.files import read_json
+from purify.models.files.hub import EMBEDDED as EMBEDDED_FOLDERS
+from purify.stages.pixel_denoiser import prior_builder
 
 PRIOR = Path(__file__).parents[2] / 'configs' / 'prior.py'
 EMBEDDED = {  # what the weights in purify/models/pretrained/digits_ddpm were trained with
@@ -32,6 +35,7 @@ EMBEDDED = {  # what the weights in purify/models/pretrained/digits_ddpm were tr
         'warmup': 0.0,
     },
     'schedule': {'name': 'linear', 'prediction': 'epsilon', 'steps': 1000},
+    'timesteps': {'below': 0, 'share': 0.0},
     'steps': 2500,
     'stored_dtype': 'float16',
 }
@@ -80,6 +84,26 @@ def test_other_sources_get_a_network_that_can_halve_their_images(size_px, levels
     assert 1 <= network['attention_levels'] <= levels
     assert network['sample_size'] == config['source']['size_px'] == size_px
     assert (config['source']['reference'], config['source']['reference_size']) == ('held_out', 50)
+
+
+def test_photos32_is_the_embedded_prior_s_recipe():
+    """Of the first 30,000 images, its network that of the folder."""
+    config = load('photos32,source=arrays:x')
+    source, prior = config['source'], config['prior']
+    assert (source['reference'], source['reference_size'], source['size_px']) == (
+        'first',
+        30_000,
+        32,
+    )
+    folder = EMBEDDED_FOLDERS['photos32']
+    built, _ = prior_builder(prior['network'], 3)
+    assert read_json(folder / 'unet' / 'config.json') == built
+    noise = read_json(folder / 'scheduler' / 'scheduler_config.json')
+    assert noise['prediction_type'] == prior['schedule']['prediction'] == 'v_prediction'
+    assert prior['timesteps'] == {'below': 400, 'share': 0.9}
+    for words in ('photos32', 'photos32,source=arrays:x,size_px=64'):
+        with pytest.raises(ValueError, match='photos32'):
+            load(words)
 
 
 def test_a_prior_of_data_as_they_come_keeps_none_of_them_apart():

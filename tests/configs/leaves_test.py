@@ -189,8 +189,7 @@ def seen(tmp_path_factory):
     trained = load_config(
         f'{ROOT}/configs/cifar10.py:smoke,source=arrays:{folder},attack=blended',
         [
-            *SMALL,
-            *STUDENT,
+            *(flag for flag in (*SMALL, *STUDENT) if 'stages' not in flag),
             *VARY,
             '--config.source.size_px=16',
             '--config.source.reference_size=64',
@@ -209,6 +208,8 @@ def seen(tmp_path_factory):
     crops = load_config(f'{ROOT}/configs/relabel.py:setting=cifar10')['teacher']['augment']
     trained['teacher']['augment'] |= strong | crops
     trained['prior']['augment'] |= load_config(f'{ROOT}/configs/prior.py')['prior']['augment']
+    muon = load_config(f'{ROOT}/configs/prior.py:photos32,source=arrays:x')['prior']['optim']
+    trained['prior']['optim'] = muon
     found, chain = read_leaves(trained, folder / 'trained')
     assert summary.gather(trained, chain, {}).student.acc is not None
     for name in attack_words():
@@ -304,6 +305,7 @@ CASTLE_WALLS = (
     'objective=edm,copies=simclr,sampler=ddpm',
     'defense=diffusion_classifier',
     'setting=cifar10',
+    'setting=cifar10_small,source=arrays:x',
     'setting=caltech15,source=arrays:x,copies=encoder,encoder=folder',
 )
 BUILT = (
@@ -378,6 +380,9 @@ def reaching(config):
         'quickstart.py:attack=blended',
         'quickstart.py:defense=augmentations',
         'quickstart.py:attack=none',
+        'quickstart.py:source=arrays:x',
+        'quickstart.py:source=arrays:x,channels=1',
+        'prior.py:photos32,source=arrays:x',
         *(f'attacks.py:attack={name}' for name in attack_words()),
         'attacks.py:full,source=arrays:x',
         'attacks.py:source=arrays:x',

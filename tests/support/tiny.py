@@ -35,6 +35,7 @@ NETWORKS = {
     'preact_resnet18': {'width': 4},
     'efficientnet_b4': {'width': 0.1, 'depth': 0.1},
     'vgg16': {'width': 2, 'hidden': 8},
+    'fast': {'width': 4},
     'densenet121': {'name': 'densenet', 'stages': [1, 1], 'growth': 4},
 }
 
