@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from support.meshes import mesh_of
 from support.small_dataset import COUNT, IMAGES, work, write_poisoned
 
@@ -13,7 +14,9 @@ from purify.core.randomness import id_keys, stream_key
 from purify.data.augment import Flip, PadCrop, augment
 from purify.data.loader import Split
 from purify.data.training_set import TrainingSet
-from purify.stages.fit_network import make_feed
+from purify.models.classifiers.registry import NETWORKS
+from purify.stages.fit_network import fit_fresh, make_feed
+from purify.train.state import split_network
 
 AUGMENT = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
 BATCH, MIB = 8, 2**20
@@ -95,3 +98,31 @@ def test_poison_before_the_augmentations_is_augmented(split, tmp_path):
     assert all((batch['image'] == 255).all() for batch in drawn)
     assert len(IMAGES) == COUNT  # and the dataset is as it was
     assert (split[0]['image'] == IMAGES[0]).all()
+
+
+@pytest.mark.parametrize('resident_mb', [0, 1])
+def test_alternating_flips_are_told_the_epoch(split, tmp_path, resident_mb):
+    """An image of the first epoch is the mirror image of what the second shows of it."""
+    data = TrainingSet(split)
+    feed = feed_of(
+        tmp_path, data, resident_mb=resident_mb, augment={'alternating_flip': {}}, batch=COUNT
+    )
+    first, second = rows(feed, 0), rows(feed, 1)
+    assert set(first) == set(rows(feed_of(tmp_path, data), 0))
+    by_id = lambda rows: rows['image'][rows['id'].argsort()]
+    np.testing.assert_array_equal(by_id(first), by_id(second)[:, :, ::-1])
+    plain = split.all_images()[split.ids.argsort()]
+    same = (by_id(first) == plain).all((1, 2, 3))
+    assert 0 < same.sum() < COUNT
+
+
+def test_a_fresh_network_sees_images_where_a_layer_is_made_from_them(split):
+    sizes = {'num_classes': 3, 'channels': IMAGES.shape[-1], 'width': 4}
+    build = lambda rngs: NETWORKS.make('fast', **sizes, rngs=rngs)
+    weights = fit_fresh(build, TrainingSet(split), 3)
+    expected = build(nnx.Rngs(stream_key(3, 'init')))
+    expected.fit_to(split.all_images())
+    _, params, stats = split_network(expected)
+    jax.tree.map(np.testing.assert_array_equal, weights, {'params': params, 'stats': stats})
+    other = lambda rngs: NETWORKS.make('resnet', **sizes, rngs=rngs)
+    assert fit_fresh(other, TrainingSet(split), 3) is None

@@ -96,6 +96,17 @@ def denoiser(classes=3, **changes):
     return settings, build, abstract_network(build)[1]
 
 
+def test_a_prior_that_does_not_learn_stays_what_it_started_from(finished, tmp_path):
+    own = ('block_out_channels=(8,)', 'layers_per_block=1', 'norm_num_groups=4')
+    flags = [f'--config.prior.network.{setting}' for setting in own]
+    flags += ['--config.prior.optim.lr=1e-12', '--config.prior.stored_dtype=float32']
+    assert run('', tmp_path, *flags, f'--config.prior.init_from={finished}') == 0
+    ours, theirs = (load_variation_model(folder) for folder in (tmp_path / 'prior', finished))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.weights, theirs.weights
+    )
+
+
 def test_a_generator_starts_as_the_prior_whatever_the_class(finished):
     settings, build, like = denoiser()
     weights = read_start(finished, like, settings)

@@ -11,7 +11,6 @@ blur and for non-local means (scikit-image) with about the same PSNR. OUT gets a
 Prints a line of JSON for each measurement.
 """
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
+from skimage.restoration import denoise_nl_means
 
 from purify.data.loader import Split
 from purify.diffusion import predictions
@@ -86,9 +86,8 @@ def blurred(images, size_px):
 
 def smoothed(images, strength):
     """Images after non-local means, whose filter has this strength."""
-    smooth = importlib.import_module('skimage.restoration').denoise_nl_means
     how = {'patch_size': 3, 'patch_distance': 5, 'h': strength, 'channel_axis': -1}
-    return np.stack([smooth(image, **how) for image in images]).astype(np.float32)
+    return np.stack([denoise_nl_means(image, **how) for image in images]).astype(np.float32)
 
 
 def nearest(images, change, settings, wanted):

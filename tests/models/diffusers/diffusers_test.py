@@ -32,15 +32,17 @@ PARITY = bool(find_spec('torch') and find_spec('diffusers'))
 
 
 @pytest.mark.skipif(not PARITY, reason='the parity extra (torch, diffusers) is not installed')
-def test_the_embedded_prior_opens_in_diffusers_and_agrees(tmp_path):
-    compare(sys.executable, tmp_path)
+@pytest.mark.parametrize('name', EMBEDDED)
+def test_the_embedded_priors_open_in_diffusers_and_agree(name, tmp_path):
+    compare(sys.executable, name, tmp_path)
 
 
-def compare(python, tmp_path):
+def compare(python, name, tmp_path):
     rng = np.random.default_rng(0)
-    x, t = rng.normal(size=(2, 1, 16, 16)).astype(np.float32), np.array([3, 700])
+    shape = {'digits': (2, 1, 16, 16), 'photos32': (2, 3, 32, 32)}[name]
+    x, t = rng.normal(size=shape).astype(np.float32), np.array([3, 700])
     np.savez(tmp_path / 'io.npz', x=x, t=t)
-    folder = EMBEDDED['digits']
+    folder = EMBEDDED[name]
     subprocess.run(
         [python, '-c', SCRIPT, str(folder), str(tmp_path / 'io.npz'), str(tmp_path / 'out.npz')],
         check=True,
