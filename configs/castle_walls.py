@@ -56,7 +56,7 @@ from purify.attacker.settings import set_attack
 from purify.attacks.settings import attack_class, preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
-from purify.data.sources.open_source import SMALL_CIFAR10, source
+from purify.data.sources.open_source import small_cifar10, source
 from purify.defenses import settings as defenses
 from purify.defenses.filters.score_filter import SCORES, score
 from purify.defenses.filters.spectral import Spectral
@@ -86,7 +86,7 @@ ON_LARGE = {
     'sinusoid': {'base': 'target', 'rate': 0.5},
 }
 # Images that are there four times (section 6).
-REPLICATED = {'digits': 20, 'cifar10': 1250, 'cifar10_small': 125}
+REPLICATED = {'digits': 20, 'cifar10': 1250, 'cifar10_small': 250}
 REPLICATED |= {'imagenette': 200, 'caltech15': 60}
 SMALL_SCORES = {name: SCORES.bare(name).presets['small'] for name in SCORES}
 # Of the large settings; an image that the diffusion classifier is asked for costs a thousand calls.
@@ -122,14 +122,20 @@ def read_words(arg):
             f'setting={words.setting} brings its network; for network={words.network} choose'
             ' another setting.'
         )
-    if words.setting in ('cifar10_small', 'caltech15') and words.source == 'usual':
-        raise ValueError(f'setting={words.setting} needs source=arrays:DIR or imagefolder:DIR.')
+    if words.setting == 'caltech15' and words.source == 'usual':
+        raise ValueError('setting=caltech15 needs source=arrays:DIR or imagefolder:DIR.')
     if pixels and words.prior != STABLE_DIFFUSION:
         raise ValueError(
             f'prior is where Stable Diffusion lies, which setting={words.setting} has no use for.'
         )
     if not pixels and words.init_from != 'usual':
-        raise ValueError(f'init_from: setting={words.setting} starts from Stable Diffusion.')
+        raise ValueError(
+            f'init_from={words.init_from}: setting={words.setting} starts from Stable Diffusion.'
+        )
+    if words.objective == 'edm' and words.init_from not in ('usual', 'none'):
+        raise ValueError(
+            f'init_from={words.init_from}: no prior has learned with the noise of objective=edm.'
+        )
     words.objective = 'ddpm' if words.objective == 'usual' else words.objective
     return words
 
@@ -204,7 +210,7 @@ def digits(words):
         'attack': 'patch',
         'target': 0,
         'preset': 'digits',
-        'generator': generator(words, unet, adam, **run),
+        'generator': generator(words, unet, adam, run),
         'images': 1600,
         'probe': {'labels': (0,), 'images': 200},
         'scores': SMALL_SCORES,
@@ -234,7 +240,7 @@ def cifar10(words):
         run = {'steps': 100_000, 'batch': 500, 'ema_decay': 0.9999}
     return config, LARGE | {
         'target': 4,
-        'generator': generator(words, unet, how, **run),
+        'generator': generator(words, unet, how, run),
         'guidance': 6.0,
         'probe': {'labels': (4,), 'images': 10_000},
         'encoder': simclr(network, epochs=500),
@@ -244,16 +250,17 @@ def cifar10(words):
 def cifar10_small(words):
     """The network fast, and a generator that starts as the prior photos32, for a CPU."""
     config = skeleton('castle_walls', words.seed, shard_size=500, save_every=250)
-    config.source = source(words.source, **SMALL_CIFAR10)
+    config.source = small_cifar10(words.source)
     config.teacher = fast_classifier(epochs=12)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
-    usual = 'none' if words.objective == 'edm' else 'photos32'
-    run = {'steps': 2000, 'batch': 64, 'prediction': 'v_prediction'}
+    usual, run = 'none', {'steps': 2000, 'batch': 64}
+    if words.objective == 'ddpm':
+        usual, run['prediction'] = 'photos32', 'v_prediction'
     adam = OPTIMIZERS.part('adam', lr=1e-3, warmup=0.05)
     return config, {
         'target': 4,
         'preset': 'small',
-        'generator': generator(words, PHOTOS32, adam, usual=usual, **run),
+        'generator': generator(words, PHOTOS32, adam, run, usual=usual),
         'probe': {'labels': (4,), 'images': 500},
         'scores': SMALL_SCORES,
         'encoder': simclr(network, epochs=20, lr=2e-3, projection=64),
@@ -261,7 +268,7 @@ def cifar10_small(words):
     }
 
 
-def generator(words, unet, how, *, usual='none', **run):
+def generator(words, unet, how, run, *, usual='none'):
     """A generator on pixels that starts from the prior of the words, or the `usual` one."""
     start = usual if words.init_from == 'usual' else words.init_from
     start = '' if start == 'none' else start

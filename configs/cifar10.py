@@ -27,7 +27,7 @@ from purify.attacker.settings import set_attack
 from purify.attacks.settings import preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
-from purify.data.sources.open_source import SMALL_CIFAR10, source
+from purify.data.sources.open_source import small_cifar10, source
 from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import Evaluation, defend, loaded, plain_defenses
 from purify.defenses.steps import simclr
@@ -77,7 +77,7 @@ def full(words):
 def small(words):
     """10,000 of the images that photos32 has not seen, that prior, and the network fast."""
     config = skeleton('cifar10', words.seed, shard_size=500, save_every=200)
-    config.source = source(words.source, **SMALL_CIFAR10)
+    config.source = small_cifar10(words.source)
     config.teacher = fast_classifier(epochs=12)
     vary = variation('pixel', start=150, steps=6, sampler='sde')
     recipes = on_two_cores(epochs=12)

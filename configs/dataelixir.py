@@ -55,7 +55,7 @@ from purify.attacker.settings import set_attack
 from purify.attacks.settings import preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
-from purify.data.sources.open_source import SMALL_CIFAR10, source
+from purify.data.sources.open_source import small_cifar10, source
 from purify.defenses import settings as defenses
 from purify.defenses.dataelixir.method import DataElixir
 from purify.defenses.dataelixir.target_labels import TARGETS
@@ -110,10 +110,6 @@ def read_words(arg):
         raise ValueError(
             f'setting=digits brings its images; for source={words.source} choose another setting.'
         )
-    if words.setting == 'cifar10_small' and words.source == 'usual':
-        raise ValueError(
-            'setting=cifar10_small needs source=arrays:DIR with the whole of CIFAR-10.'
-        )
     return words
 
 
@@ -148,7 +144,7 @@ def digits(words):
 def cifar10_small(words):
     """The network fast and the prior photos32, on images that it has not seen."""
     config = skeleton('dataelixir', words.seed, shard_size=500, save_every=200)
-    config.source = source(words.source, **SMALL_CIFAR10)
+    config.source = small_cifar10(words.source)
     start = '' if words.weights == 'usual' else words.weights
     config.teacher = fast_classifier(epochs=12, init_from=start)
     attack(config, words)

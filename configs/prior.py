@@ -70,7 +70,7 @@ def get_config(arg=None):
             ' data=poisoned.'
         )
     if words.photos32 and (words.source == 'digits' or (words.size_px, words.channels) != (32, 3)):
-        raise ValueError('photos32 needs source=arrays:DIR or another source, in colour at 32 px.')
+        raise ValueError('photos32 needs photographs, in colour at 32 px: source=arrays:DIR.')
     make = photos32 if words.photos32 else digits if words.source == 'digits' else photographs
     config = make(words)
     if words.distill != 'none':

@@ -133,8 +133,8 @@ def photographs(words):
     apart = {'reference': 'held_out', 'reference_size': 1000} if trains else {}
     config.source = source(words.source, **size, **apart)
     flip = {'flip': {'p': 0.5}} if words.flip else {}
-    small = words.network == 'usual' and words.size_px < 16  # which the network fast cannot halve
-    if words.network in ('usual', 'fast') and not small:
+    suits = words.network == 'usual' and 16 <= words.size_px <= 64
+    if suits or words.network == 'fast':
         own, epochs = partial(fast_classifier, channels=words.channels, flip=words.flip), 12
     else:
         own, epochs = partial(resnet, words, augment={'pad_crop': {'pad_px': 2}} | flip), 30

@@ -35,7 +35,7 @@ from purify.attacker.settings import set_attack
 from purify.attacks.settings import preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
-from purify.data.sources.open_source import SMALL_CIFAR10, source
+from purify.data.sources.open_source import small_cifar10, source
 from purify.defenses import settings as defenses
 from purify.defenses.steps import simclr
 from purify.models.classifiers.registry import CIFAR_SCALE, IMAGENET_SCALE, NETWORKS
@@ -79,11 +79,6 @@ def read_words(arg):
         raise ValueError(
             f'setting=digits brings its images; for source={words.source} choose another setting.'
         )
-    if words.setting == 'cifar10_small' and words.source == 'usual':
-        raise ValueError(
-            'setting=cifar10_small needs source=arrays:DIR with the whole of CIFAR-10 (train.npz,'
-            ' test.npz).'
-        )
     return words
 
 
@@ -122,7 +117,7 @@ def cifar10(words):
 def cifar10_small(words):
     """The network fast, and a ResNet of width 16 by SimCLR, for a CPU."""
     config = skeleton('relabel', words.seed, shard_size=500, save_every=200)
-    config.source = source(words.source, **SMALL_CIFAR10)
+    config.source = small_cifar10(words.source)
     config.teacher = fast_classifier(epochs=12)
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
     name = 'patch' if words.attack == 'usual' else words.attack

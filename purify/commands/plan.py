@@ -71,5 +71,5 @@ def make_stages(
     if 'encoder' in config:
         where['encoder'] = find_encoder(config, method, look_up)
     for step in method.steps:
-        stages += step_stages(where, step, config)
+        stages += step_stages(where, step, config, find)
     return stages + evaluation_stages(where, method, config)

@@ -29,15 +29,18 @@ PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}
 class Augmentation(Limited, abc.ABC):
     """A random change of an image."""
 
-    by_visit: ClassVar[bool] = False
+    by_visit: ClassVar[bool] = False  # whether it needs to know which visit of an image it is
 
     @abc.abstractmethod
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Changes one image f32[h w c] in [0, 1]; pure and traceable.
+        """Changes one image f32[h w c] in [0, 1]; pure and traceable."""
 
-        With `by_visit`, `key` is a whole number i32[] instead, which grows by one in every epoch
-        and starts at 0 or 1, by a coin for each image.
+    def on_visit(self, image: jax.Array, key: jax.Array, visit: jax.Array) -> jax.Array:
+        """The same on a visit i32[], which grows by one in every epoch.
+
+        It starts at 0 or 1, by a coin for each image.
         """
+        return self(image, key)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,12 @@ class AlternatingFlip(Augmentation):
     by_visit: ClassVar[bool] = True
 
     def __call__(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """Makes the image or its mirror image, by a coin."""
+        return self.on_visit(image, key, jax.random.bernoulli(key).astype(jnp.int32))
+
+    def on_visit(self, image: jax.Array, key: jax.Array, visit: jax.Array) -> jax.Array:
         """Makes the mirror image on odd visits."""
-        return jnp.where(key % 2 == 1, changes.mirror(image), image)
+        return jnp.where(visit % 2 == 1, changes.mirror(image), image)
 
 
 @dataclass(frozen=True)
@@ -215,17 +222,18 @@ def change_all(
 ) -> jax.Array:
     """Changes images f32[b h w c] in [0, 1], each by its own key[b], by one after the other.
 
-    `visits` i32[b] is for augmentations `by_visit`, as they describe it.
+    `visits` i32[b] tells which visit of each image it is (`Augmentation.on_visit`); without, all
+    are made as if nobody knew.
     """
-    visits = jnp.zeros(len(images), jnp.int32) if visits is None else visits
 
-    def change(image: jax.Array, key: jax.Array, visit: jax.Array) -> jax.Array:
+    def change(image: jax.Array, key: jax.Array, *visit: jax.Array) -> jax.Array:
         for place, augmentation in enumerate(augmentations):
-            own = visit if augmentation.by_visit else jax.random.fold_in(key, place)
-            image = augmentation(image, own)
+            own = jax.random.fold_in(key, place)
+            make = augmentation.on_visit if visit else augmentation
+            image = make(image, own, *visit)
         return image
 
-    return jax.vmap(change)(images, keys, visits)
+    return jax.vmap(change)(images, keys, *() if visits is None else (visits,))
 
 
 def augment(

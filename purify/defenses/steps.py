@@ -31,14 +31,18 @@ def at_constant_rate(optim: Settings) -> Facts:
     return kept | {'schedule': 'constant', 'warmup': 0.0}
 
 
+def anew(epochs: float) -> Facts:
+    """What a training of so many epochs, for another end, does not take from a student's config."""
+    return {'epochs': epochs, 'steps': 0, 'least_steps': 0, 'load': '', 'init_from': ''}
+
+
 def train_part(
     student: Settings, part: Settings, objective: Settings, *, constant: bool = False
 ) -> Facts:
     """Makes the student's config for a part of a defence's training; its lr may be `constant`."""
     optim = student['optim'] | {'lr': part['lr']}
     optim = at_constant_rate(optim) if constant else optim
-    fresh = {'epochs': part['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
-    return student | fresh | {'objective': objective, 'optim': optim}
+    return student | anew(part['epochs']) | {'objective': objective, 'optim': optim}
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ class Denoising(PixelTraining):
 
     Attributes:
       network: see `PixelNetwork`.
-      init_from: a finished model to start from, of the same network and noise: a folder in
-        diffusers' format, or 'photos32'.
+      init_from: a finished model to start from, of the same network and noise: 'digits',
+        'photos32', a folder in diffusers' format, or a hub id.
     """
 
     network: PixelNetwork
@@ -115,8 +115,8 @@ class DistilledPrior(PixelTraining):
 class Timesteps:
     """The `timesteps` of a prior's training: which of its schedule are drawn more often.
 
-    A prior that varies images is asked where its way starts and below, so that is where it has to
-    be good. It stays a prior for all timesteps.
+    A prior that varies images is asked about early timesteps only, so these count most. It stays a
+    prior for all timesteps.
 
     Attributes:
       below: timesteps under this one ...
@@ -176,6 +176,8 @@ def pixel_generator(
       drop: chance that a training image's class is not told, for guidance.
       **run: see `Denoising`.
     """
+    if objective == 'edm' and prediction != 'epsilon':
+        raise ValueError(f'prediction={prediction!r} is of objective=ddpm; edm has its own.')
     noise = {'schedule': asdict(NoiseSchedule(prediction=prediction))}
     own = asdict(Preconditioning()) if objective == 'edm' else noise
     told = {'objective': {'name': objective, 'drop': drop} | own}

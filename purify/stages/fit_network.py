@@ -1,6 +1,7 @@
 """The settings of a training, and the one loop that trains every network on a dataset on disk."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,15 +44,17 @@ def fit_network(
     `init`, else from fresh ones, which see some of the images where a layer is made from these.
     """
     settings, run, mesh = work.settings, work.run, devices.global_mesh()
-    steps = total_steps(settings['epochs'], settings['steps'], len(data.split), settings['batch'])
+    length = settings['epochs'], settings['steps'], len(data.split), settings['batch']
+    steps = total_steps(*length, settings.get('least_steps', 0))
     optimizer = make_optimizer(steps, **settings['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     first, last = settings.get('part', (0, steps))
     seeds, init = settings['seeds'], start
     if start is None and 'init' in work.inputs:
         init = starting_weights(work.inputs['init'], build, like, seeds['model'])
+    if init is None:
+        init = fit_fresh(build, data, seeds['model'])
     fresh = {'seed': seeds['model'], 'keep_ema': task.ema_decay > 0, 'init': init, 'step': first}
-    init = fit_fresh(build, data, seeds['model']) if init is None else init
     state = make_state(build, optimizer, mesh=mesh, **fresh)
     sizes = {'batch': settings['batch'], 'accumulate': settings['accumulate']}
     every = {name: run[name] for name in ('save_every', 'log_every')}
@@ -67,8 +70,10 @@ def fit_fresh(build: Build, data: TrainingSet, seed: int) -> Tree:
 
     Such a part has a method `fit_to`, which is given images u8[n h w c] from all over the dataset.
     """
-    parts = lambda network: (part for _, part in nnx.iter_modules(network))
-    fitted = lambda network: [part for part in parts(network) if hasattr(part, 'fit_to')]
+
+    def fitted(network: nnx.Module) -> list[Any]:
+        return [part for _, part in nnx.iter_modules(network) if hasattr(part, 'fit_to')]
+
     if not fitted(abstract(build)):
         return None
     network = build(nnx.Rngs(stream_key(seed, 'init')))
@@ -78,7 +83,7 @@ def fit_fresh(build: Build, data: TrainingSet, seed: int) -> Tree:
     for part in fitted(network):
         part.fit_to(images)
     _, params, stats = split_network(network)
-    return {'params': params, 'stats': stats}
+    return jax.tree.map(np.asarray, {'params': params, 'stats': stats})
 
 
 def make_feed(work: Work, data: TrainingSet, mesh: Mesh) -> Feed:

@@ -10,7 +10,7 @@ import numpy as np
 
 from purify.core import devices
 from purify.core.errors import UserError
-from purify.core.files import fingerprint
+from purify.core.files import fingerprint, user_path
 from purify.core.types import Facts, Settings, Tree
 from purify.data.augment import make_augmentations
 from purify.data.training_set import pair
@@ -18,7 +18,6 @@ from purify.defenses.method import Context
 from purify.models.classifiers.pytorch_weights import check_foreign
 from purify.models.files.weights import abstract
 from purify.stages.classifier import Classifier
-from purify.stages.named_folders import start_folder
 from purify.stages.networks_on_disk import other_classes
 from purify.train.feed import Feed
 from purify.train.loop import feed_step, make_step
@@ -203,10 +202,10 @@ def shape_training(
     """
     start, mesh = part.get('init_from'), devices.global_mesh()
     images = known.sizes.get(data, known.data.images)
-    place = start_folder(start)[0] if start else None
-    if place is not None and not place.exists():
+    trained = start if weights is None else ''  # the weights of another are read already
+    if trained and not user_path(trained).exists():
         raise UserError(f'{name}.init_from={start}: no such folder or file.')
-    if place is not None and weights is None and _headless(place, build):
+    if trained and _headless(user_path(trained), build):
         known.found.notes.append(
             f'{name}: the head of {start} is for another number of classes; training starts with a'
             ' fresh one'
@@ -216,7 +215,8 @@ def shape_training(
             f'batch={part["batch"]} does not split over {mesh.size} devices x'
             f' accumulate={part["accumulate"]}; choose a multiple.'
         )
-    steps = total_steps(part['epochs'], part['steps'], images, part['batch'])
+    length = part['epochs'], part['steps'], images, part['batch']
+    steps = total_steps(*length, part.get('least_steps', 0))
     optimizer = make_optimizer(steps, **part['optim'])
     optimizer = head_only(optimizer) if isinstance(task, FitHead) else optimizer
     names = ('network', 'classifier', 'optim', 'augment', 'batch', 'accumulate', 'objective')

@@ -7,7 +7,7 @@ from purify.core.errors import UserError
 from purify.core.files import fingerprint, sha256_of, user_path
 from purify.engine.finished import DONE, STATE, check_files, files_of, read_done
 from purify.generative.sscd_encoder import PUBLISHED, copy_file
-from purify.models.files.hub import COMPONENTS, EMBEDDED, INDEX, read_index, resolve
+from purify.models.files.hub import COMPONENTS, INDEX, read_index, resolve
 from purify.stages.networks_on_disk import NETWORK_FILE, read_facts
 
 _READ = ('.safetensors', '.json', '.txt')  # of a prior's folder
@@ -24,12 +24,11 @@ def finished_folder(path: str) -> tuple[Path, str]:
 
 
 def start_folder(path: str) -> tuple[Path, str]:
-    """Finds what a user names to start a training from; returns its path and a digest of it.
+    """Checks what a user names to start a training from; returns its path and a digest of it.
 
-    That is a folder, a file, or a prior that comes with this program. Raises `UserError` where a
-    finished stage's files are not those that it wrote.
+    Raises `UserError` where a finished stage's files are not those that it wrote.
     """
-    start = EMBEDDED[path] if path in EMBEDDED else user_path(path).absolute()
+    start = user_path(path).absolute()
     return start, _checked_digest(start)
 
 

@@ -74,14 +74,14 @@ def make_denoiser(settings: Settings, graph: Any, classes: int = 0) -> tuple[Tas
 def read_start(folder: Path, like: Tree, settings: Settings, *, weights: bool = True) -> Tree:
     """Reads the weights {'params', 'stats'} of a finished denoiser, for another to start from.
 
-    The other may be told classes: its table of them begins at zero, so at first it says of every
-    class what the finished one says. Without `weights`, shapes.
+    The other may be told classes that the finished one is not: its table of them begins at zero,
+    so at first it says of every class what the finished one says.
 
     Args:
       folder: of a prior or generator on pixels, in diffusers' format.
       like: the weights of the other, as shapes.
       settings: of the other's training.
-      weights: whether to read them.
+      weights: False gives shapes in their place.
 
     Raises:
       UserError: where the two differ in their layers, their noise, or in what they predict.
@@ -93,15 +93,17 @@ def read_start(folder: Path, like: Tree, settings: Settings, *, weights: bool = 
     wanted = read_schedule(objective['schedule']) if objective['name'] == 'ddpm' else None
     noise = lambda schedule: (schedule.prediction, *np.round(schedule.alphas_cumprod, 6))
     if wanted is None or noise(wanted) != noise(start.schedule):
-        asked = 'edm' if wanted is None else f'ddpm, predicts {wanted.prediction!r}'
+        tell = lambda noise: (
+            f'predicts {noise.prediction!r} on {noise.steps} steps whose last keeps'
+            f' {noise.alphas_cumprod[-1]:.3g} of the image'
+        )
+        asked = 'is of edm' if wanted is None else tell(wanted)
         raise UserError(
-            f'init_from={folder}: that model predicts {start.schedule.prediction!r} on'
-            f' {start.schedule.steps} steps; this training is of {asked}. Set the schedule and the'
-            ' prediction of its objective to those of the model, or start from none.'
+            f'init_from={folder}: that model {tell(start.schedule)}; this training {asked}. Set the'
+            ' schedule and the prediction here to those of the model, or start from none.'
         )
     params, ours = dict(start.weights['params']), like['params']
-    params.pop('class_embedding', None)
-    if 'class_embedding' in ours:
+    if 'class_embedding' in ours and 'class_embedding' not in params:
         blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ours['class_embedding'])
         params['class_embedding'] = blank if weights else ours['class_embedding']
     shapes = lambda tree: {

@@ -80,7 +80,16 @@ def prior_stages(where: dict[str, Input], config: Settings, find: Find) -> list[
         inputs = {'data': data, 'finished': Input(outside=folder, digest=digest)}
         settings = {key: settings[key] for key in settings if key not in ('distill', 'revision')}
         return [Stage('prior', train_diffusion.distill_prior, settings, inputs)]
-    return [Stage('prior', train_diffusion.train_prior, settings, {'data': data} | start_of(part))]
+    inputs = {'data': data} | _denoiser_start(part, find)
+    return [Stage('prior', train_diffusion.train_prior, settings, inputs)]
+
+
+def _denoiser_start(part: Settings, find: Find) -> dict[str, Input]:
+    """The finished model that a diffusion model on pixels starts from, as an input."""
+    if not part.get('init_from'):
+        return {}
+    folder, digest = find(part['init_from'], '')
+    return {'init': Input(outside=folder, digest=digest)}
 
 
 def find_encoder(config: Settings, method: Method, find: Find) -> Input:
@@ -96,11 +105,12 @@ def find_encoder(config: Settings, method: Method, find: Find) -> Input:
     return Input(outside=folder, digest=digest)
 
 
-def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[Stage]:
+def step_stages(where: dict[str, Input], step: Step, config: Settings, find: Find) -> list[Stage]:
     """Makes the stage of a method's step, or none for a finished classifier; sets `where`.
 
-    It sees what is open to all. Raises `UserError` where what it needs is not there, and for a name
-    that already stands for something else.
+    It sees what is open to all. `find` finds a finished model that it starts from. Raises
+    `UserError` where what it needs is not there, and for a name that already stands for something
+    else.
     """
     if step.name in where:
         raise UserError(
@@ -117,7 +127,8 @@ def step_stages(where: dict[str, Input], step: Step, config: Settings) -> list[S
         'shard_size': config['shard_size'],
     }
     settings = step.facts() | {name: offered[name] for name in kind.uses}
-    return [Stage(step.name, kind.bind(step), settings, inputs | start_of(step.settings))]
+    inputs |= _denoiser_start(step.settings, find)
+    return [Stage(step.name, kind.bind(step), settings, inputs)]
 
 
 def inputs_of(where: dict[str, Input], step: Step, config: Settings) -> dict[str, Input]:

@@ -45,6 +45,7 @@ class Training:
       epochs: passes over the training images; 0 where `steps` are given.
       batch: images of an update.
       steps: updates, instead of epochs.
+      least_steps: updates at least, where epochs of few images would be fewer.
       accumulate: pieces that a batch is worked through in.
       augment: of the images, by name of the augmentation (`purify.data.augment`), in the order of
         their names.
@@ -59,6 +60,7 @@ class Training:
     epochs: float
     batch: int
     steps: int = 0
+    least_steps: int = 0
     accumulate: int = 1
     augment: Settings = field(default_factory=dict)
     objective: Settings = field(default_factory=lambda: OBJECTIVES.part('classify'))
@@ -94,6 +96,7 @@ def fast_classifier(
     augment = {'alternating_flip': {}} if flip else {}
     augment |= {'pad_crop': {'pad_px': 2, 'mode': 'reflect'}}
     usual = {'objective': OBJECTIVES.part('classify', label_smoothing=0.2), 'augment': augment}
+    usual |= {'least_steps': 400}
     return classifier(network, optim, epochs=epochs, batch=batch, **usual | changes)
 
 

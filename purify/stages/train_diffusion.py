@@ -18,7 +18,7 @@ from purify.stages.finetune_latent import shape_latent, train_latent
 from purify.stages.fit_network import fit_network
 from purify.stages.kind import Kind
 from purify.stages.known import Known, count_numbers, shape_training
-from purify.stages.named_folders import start_folder
+from purify.stages.named_folders import prior_folder
 from purify.stages.networks_on_disk import write_network
 from purify.stages.pixel_denoiser import (
     make_consistency,
@@ -109,7 +109,7 @@ def _shape_start(part: Settings, like: Tree) -> Tree:
     """The weights that a training starts from, as shapes; None for fresh ones."""
     if not part['init_from']:
         return None
-    return read_start(start_folder(part['init_from'])[0], like, part, weights=False)
+    return read_start(prior_folder(part['init_from'], '')[0], like, part, weights=False)
 
 
 def shape_distilled(known: Known, part: Settings, finished: Any) -> PixelPrior:

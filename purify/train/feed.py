@@ -38,11 +38,17 @@ class Feed:
         if not self.augmentations:
             return rows
         key = jax.random.fold_in(stream_key(self.seed, 'augment'), step)
-        keys = id_keys(key, rows['id'])
-        if 'variation' in rows:
-            keys = jax.vmap(jax.random.fold_in)(keys, rows['variation'])
+        keys = _image_keys(key, rows)
         visits = None
         if epoch is not None:
-            coins = id_keys(stream_key(self.seed, 'visits'), rows['id'])
+            coins = _image_keys(stream_key(self.seed, 'visits'), rows)
             visits = epoch + jax.vmap(jax.random.bernoulli)(coins)
         return rows | {'image': augment(self.augmentations, rows['image'], keys, visits)}
+
+
+def _image_keys(key: jax.Array, rows: Batch) -> jax.Array:
+    """Gives each row a key of its own, key[b], by its id and which variation of it it is."""
+    keys = id_keys(key, rows['id'])
+    if 'variation' not in rows:
+        return keys
+    return jax.vmap(jax.random.fold_in)(keys, rows['variation'])

@@ -12,16 +12,17 @@ from purify.core.errors import UserError
 from purify.core.registry import Registry
 
 
-def total_steps(epochs: float, steps: int, images: int, batch: int) -> int:
+def total_steps(epochs: float, steps: int, images: int, batch: int, least: int = 0) -> int:
     """Counts updates: `epochs` passes over `images`, or `steps`; exactly one of the two is not 0.
 
-    A pass over fewer images than a batch is one update, on a batch in which they repeat.
+    A pass over fewer images than a batch is one update, on a batch in which they repeat. Epochs are
+    `least` updates or more.
     """
     if bool(epochs) == bool(steps):
         raise UserError(
             f'train.epochs={epochs} and train.steps={steps}: give one of them, and 0 for the other.'
         )
-    count = steps or round(epochs * max(images / batch, 1))
+    count = steps or max(round(epochs * max(images / batch, 1)), least)
     if count < 1:
         raise UserError(
             f'train.epochs={epochs} of {images} images in batches of {batch} is no step at all.'
@@ -40,7 +41,7 @@ def cosine(lr: float, total: int) -> optax.Schedule:
 
 
 def linear(lr: float, total: int) -> optax.Schedule:
-    """A straight line from `lr` to 0; after a warm-up, the triangle of Jordan 2024."""
+    """A straight line from `lr` to 0; after a warm-up, a triangle."""
     return optax.linear_schedule(lr, 0.0, total)
 
 
@@ -100,8 +101,9 @@ def _muon(
 ) -> optax.GradientTransformation:
     """Muon (Jordan 2024): the momentum of every kernel, made orthogonal.
 
-    A kernel of a convolution is a matrix from all its taps and inputs to its outputs. Biases and
-    norms have Adam with Nesterov's momentum, at `adam_share` of the rate.
+    A kernel of a convolution is a matrix from all its taps and inputs to its outputs. One with more
+    outputs than inputs learns faster by the root of their ratio. All else (biases, norms, tables)
+    has Adam with Nesterov's momentum, at `adam_share` of the rate.
     """
     adam = lambda step: adam_share * (rate(step) if callable(rate) else rate)
     own = {'beta': momentum, 'adam_learning_rate': adam}
@@ -109,9 +111,14 @@ def _muon(
 
 
 def _as_matrices(params: optax.Params) -> Any:
-    """How each kernel [... inputs outputs] is a matrix; None for biases and norms."""
-    last = lambda x: MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
-    return jax.tree.map(lambda x: last(x) if x.ndim > 1 else None, params)
+    """How each kernel [... inputs outputs] is a matrix; None for all that is no kernel."""
+
+    def describe(path: Any, x: jax.Array) -> MuonDimensionNumbers | None:
+        if jax.tree_util.keystr(path[-1:], simple=True) != 'kernel':
+            return None
+        return MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(describe, params)
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:
@@ -168,7 +175,8 @@ def make_optimizer(
       clip: largest global gradient norm; 0 does not clip.
       drops: for 'step': shares of the run after its warm-up at which the rate falls.
       factor: for 'step': what it is multiplied by.
-      **options: the optimiser's own (b1, b2, weight_decay, momentum, nesterov, trust_coefficient).
+      **options: the optimiser's own (b1, b2, weight_decay, momentum, nesterov, trust_coefficient,
+        adam_share).
     """
     limits = {'b1': (0, 1), 'b2': (0, 1), 'momentum': (0, 1), 'weight_decay': (0, 1e6)}
     for key, value in {'clip': clip, **options}.items():

@@ -52,7 +52,11 @@ def test_generation_takes_the_paper_s_numbers():
         ('copies=encoder', 'go together'),
         ('encoder=x', 'go together'),
         ('network=vgg16', 'setting=digits brings its network'),
-        ('setting=cifar10_small', 'needs source'),
+        ('setting=cifar10_small', 'give arrays:DIR'),
+        ('setting=cifar10_small,source=tfds:cifar10', 'give arrays:DIR'),
+        ('setting=imagenette,init_from=photos32', 'init_from=photos32: .* Stable Diffusion'),
+        ('objective=edm,init_from=digits', 'init_from=digits: no prior'),
+        ('defense=strip,init_from=digits', 'init_from: defense=strip has no use'),
         ('prior=folder', 'no use for'),
         ('sampler=heun', 'ddim, ddpm, dpmpp_2m, sde, usual'),
     ],
@@ -60,6 +64,22 @@ def test_generation_takes_the_paper_s_numbers():
 def test_words_that_do_not_go_together_are_named(words, told):
     with pytest.raises(Exception, match=told):
         configured(words)
+
+
+def test_a_generator_starts_from_the_prior_that_the_words_name():
+    small = 'setting=cifar10_small,source=arrays:x'
+    for words, start in (
+        ('', ''),
+        ('init_from=folder', 'folder'),
+        (small, 'photos32'),
+        (f'{small},init_from=none', ''),
+        (f'{small},objective=edm', ''),
+        ('setting=cifar10,init_from=folder', 'folder'),
+    ):
+        generator = configured(words)['defense']['generator']
+        assert generator['init_from'] == start
+    objective = configured(small)['defense']['generator']['objective']
+    assert objective['schedule']['prediction'] == 'v_prediction'
 
 
 def test_ddpm_takes_every_step_with_the_paper_s_variance():

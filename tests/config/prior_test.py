@@ -55,6 +55,7 @@ def test_without_words_it_is_the_embedded_priors_recipe():
         'reference': 'own',
         'reference_size': 0,
         'resample': 'nearest',
+        'skip': 0,
         'size_px': 16,
         'split_seed': 0,
         'test_size': 0,

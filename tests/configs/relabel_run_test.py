@@ -159,7 +159,7 @@ def test_features_of_a_finished_clip_run_to_their_report(place, tmp_path):
         ('features=encoder', 'go together'),
         ('encoder=x', 'go together'),
         ('source=arrays:x', 'brings its images'),
-        ('setting=cifar10_small', 'needs source='),
+        ('setting=cifar10_small', 'give arrays:DIR'),
     ],
 )
 def test_words_that_do_not_go_together_are_refused(words, said):

@@ -15,8 +15,9 @@ from purify.data.augment import Flip, PadCrop, augment
 from purify.data.loader import Split
 from purify.data.training_set import TrainingSet
 from purify.models.classifiers.registry import NETWORKS
-from purify.stages.fit_network import fit_fresh, make_feed
-from purify.train.state import split_network
+from purify.stages.fit_network import fit_fresh, fit_network, make_feed
+from purify.train.objectives.tasks import Classify
+from purify.train.state import abstract_network, split_network
 
 AUGMENT = {'pad_crop': {'pad_px': 2}, 'flip': {'p': 0.5}}
 BATCH, MIB = 8, 2**20
@@ -116,13 +117,23 @@ def test_alternating_flips_are_told_the_epoch(split, tmp_path, resident_mb):
     assert 0 < same.sum() < COUNT
 
 
-def test_a_fresh_network_sees_images_where_a_layer_is_made_from_them(split):
+def test_a_fresh_network_sees_images_where_a_layer_is_made_from_them(split, tmp_path):
     sizes = {'num_classes': 3, 'channels': IMAGES.shape[-1], 'width': 4}
-    build = lambda rngs: NETWORKS.make('fast', **sizes, rngs=rngs)
+    build = lambda rngs: NETWORKS.make('fast', **sizes, widths=(1,), rngs=rngs)
     weights = fit_fresh(build, TrainingSet(split), 3)
     expected = build(nnx.Rngs(stream_key(3, 'init')))
     expected.fit_to(split.all_images())
     _, params, stats = split_network(expected)
     jax.tree.map(np.testing.assert_array_equal, weights, {'params': params, 'stats': stats})
+    how = {'optim': {'name': 'sgd', 'lr': 1e-12}, 'epochs': 0, 'steps': 1, 'accumulate': 1}
+    how |= {'batch': BATCH, 'augment': {}, 'seeds': {'data': 3, 'model': 3}}
+    made = work(tmp_path / 'teacher', {}, **how)
+    made.run.update(
+        resident_mb=1, threads=1, workers=0, steps_together=1, save_every=9, log_every=9
+    )
+    graph, like = abstract_network(build)
+    trained = fit_network(made, Classify(graph), build, like, TrainingSet(split))
+    kernel = stats['whitening']['kernel']
+    np.testing.assert_array_equal(trained.stats['whitening']['kernel'], kernel)
     other = lambda rngs: NETWORKS.make('resnet', **sizes, rngs=rngs)
     assert fit_fresh(other, TrainingSet(split), 3) is None

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import optax
 import pytest
@@ -116,29 +117,42 @@ def test_lars_scales_each_layer_by_its_own_lengths_and_leaves_biases_alone():
             np.testing.assert_allclose(params[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_muon_steps_by_an_orthogonal_matrix_and_biases_by_adam():
+def test_muon_steps_by_an_orthogonal_matrix_and_all_but_kernels_by_adam():
     """Of U S V^T it takes U V^T, S being near 1 (published: .7 to 1.2), from taps and inputs to
-    outputs; of a convolution as of a projection.
+    outputs; with more outputs than inputs by the root of their ratio more.
     """
     optimizer = make_optimizer(
         10, name='muon', lr=0.5, schedule='constant', momentum=0.9, adam_share=0.2
     )
     rng = np.random.default_rng(0)
-    shapes = {'conv': (3, 3, 4, 5), 'projection': (20, 6), 'bias': (5,)}
-    slopes = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    shapes = {'conv': (3, 3, 4, 5), 'narrow': (20, 6), 'wide': (4, 16)}
+    slopes = {name: {'kernel': rng.normal(size=shape)} for name, shape in shapes.items()}
+    slopes |= {
+        'norm': {'bias': rng.normal(size=5)},
+        'table': {'embedding': rng.normal(size=(4, 3))},
+    }
+    slopes = jax.tree.map(np.float32, slopes)
+    params = jax.tree.map(np.zeros_like, slopes)
     updates, _ = optimizer.update(slopes, optimizer.init(params), params)
-    for name in ('conv', 'projection'):
+    for name, scale in (('conv', 1), ('narrow', 1), ('wide', 2)):
         outputs = shapes[name][-1]
-        found = -np.asarray(updates[name], float).reshape(-1, outputs) / 0.5
-        left, _, right = np.linalg.svd(slopes[name].reshape(-1, outputs), full_matrices=False)
+        found = -np.asarray(updates[name]['kernel'], float).reshape(-1, outputs) / 0.5 / scale
+        slope = slopes[name]['kernel'].reshape(-1, outputs)
+        left, _, right = np.linalg.svd(slope, full_matrices=False)
         inside = left.T @ found @ right.T
         assert ((np.diag(inside) > 0.6) & (np.diag(inside) < 1.3)).all()
         np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=1e-2)
         np.testing.assert_allclose(left @ inside @ right, found, atol=1e-2)
     first = 1 + 0.9 * 0.1 / (1 - 0.9**2)  # Adam with Nesterov's momentum (Dozat 2016)
-    wanted = -0.1 * first * np.sign(slopes['bias'])
-    np.testing.assert_allclose(updates['bias'], wanted, rtol=1e-4)
+    for name, leaf in (('norm', 'bias'), ('table', 'embedding')):
+        wanted = -0.1 * first * np.sign(slopes[name][leaf])
+        np.testing.assert_allclose(updates[name][leaf], wanted, rtol=1e-4)
+
+
+def test_epochs_of_few_images_are_a_least_number_of_updates():
+    assert total_steps(12, 0, 250, 256, 400) == 400
+    assert total_steps(12, 0, 10_000, 256, 400) == 469
+    assert total_steps(0, 7, 250, 256, 400) == 7
 
 
 def test_clip_bounds_the_gradient():

@@ -75,6 +75,7 @@ def open_source(
     reference: str = 'none',
     reference_size: int = 0,
     split_seed: int = 0,
+    skip: int = 0,
     **options: Any,
 ) -> Source:
     """Reads a source, chooses classes and images, and resizes.
@@ -92,6 +93,8 @@ def open_source(
         (the source's first `reference_size` training images are); 'other_classes' (the classes
         not chosen).
       reference_size: how many reference images; 0 keeps all ('own', 'other_classes').
+      skip: how many training images, the first of the source, are left out altogether, because
+        somebody (the prior `photos32`) has seen them.
       split_seed: draws all of the above; the seeds of poison, model and data order have no part in
         it.
       **options: what the source itself takes (path, data_dir, ...).
@@ -107,6 +110,7 @@ def open_source(
     if size_px < 1:
         raise UserError(f'source.size_px={size_px}: choose 1 or more.')
     sizes = {'train_size': train_size, 'test_size': test_size, 'reference_size': reference_size}
+    sizes['skip'] = skip
     for part, count in sizes.items():
         if count < 0:
             raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
@@ -114,6 +118,12 @@ def open_source(
         say_once(f'source.reference_size={reference_size} has no effect: source.reference is none.')
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
+    if skip and skip >= len(source.train):
+        raise UserError(
+            f'source {name}: source.skip={skip} leaves none of {len(source.train)} training images.'
+        )
+    kept = source.train.take(np.arange(skip, len(source.train)))
+    source = Source(source.class_names, kept, source.test, source.reference, source.notes)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
     own = _unlabelled(source.reference) if classes.strip(', ') else source.reference
     held = reference_size if reference in ('first', 'held_out') else 0
@@ -158,10 +168,18 @@ def source(name: str, *, size_px: int, **changes: Any) -> Facts:
     return part if where else part | {'name': name}
 
 
-# CIFAR-10, in its own order, without the images that the prior `photos32` was trained on; on two
-# cores.
-SMALL_CIFAR10: Facts = {'size_px': 32, 'train_size': 10_000, 'test_size': 2000}
-SMALL_CIFAR10 |= {'reference': 'first', 'reference_size': 30_000}
+def small_cifar10(name: str) -> Facts:
+    """The part `source` of a config for two cores: 10,000 images that `photos32` has not seen.
+
+    `name` is 'arrays:<path>' with all of CIFAR-10 in its own order: TFDS shuffles, and of a folder
+    nobody knows the order. Raises ValueError for others.
+    """
+    if not name.startswith('arrays:'):
+        raise ValueError(
+            f'source={name}: give arrays:DIR, with all of CIFAR-10 in its own order (train.npz,'
+            ' test.npz); its first 30,000 images, which the prior photos32 has seen, are left out.'
+        )
+    return source(name, size_px=32, skip=30_000, train_size=10_000, test_size=2000)
 
 
 def _reference(name: str, pools: dict[str, Pool | None], kind: str) -> Pool | None:

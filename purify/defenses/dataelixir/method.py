@@ -142,5 +142,6 @@ def finetuning_recipe(benign: Settings, *, epochs_share: float, lr_share: float)
     """
     length = {'epochs': epochs_share * benign['epochs']}
     length['steps'] = max(1, round(epochs_share * benign['steps'])) if benign['steps'] else 0
+    length['least_steps'] = round(epochs_share * benign.get('least_steps', 0))
     optim = benign['optim'] | {'lr': lr_share * benign['optim']['lr']}
     return benign | length | {'optim': optim, 'init_from': ''}

@@ -15,7 +15,7 @@ from purify.defenses.filters.base import decided, lowest
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
-from purify.defenses.steps import at_constant_rate
+from purify.defenses.steps import anew, at_constant_rate
 from purify.defenses.trainers.dbd import MIXMATCH, guesses_step
 from purify.train.objectives.losses import check_symmetric
 from purify.train.optim import OPTIMIZERS
@@ -130,8 +130,7 @@ class AdaptiveSplitting(Limited, Defense, place='defense.'):
     def _copy(self, student: Settings) -> Facts:
         objective = {'name': 'tail', 'groups': self.copy['groups']}
         optim = OPTIMIZERS.part('adam', lr=self.copy['lr'], schedule='constant')
-        length = {'epochs': self.copy['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
-        return student | length | {'objective': objective, 'optim': optim}
+        return student | anew(self.copy['epochs']) | {'objective': objective, 'optim': optim}
 
 
 def _believe(

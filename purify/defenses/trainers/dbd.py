@@ -14,7 +14,7 @@ from purify.defenses.filters.base import decided, lowest
 from purify.defenses.measures import Predictions
 from purify.defenses.method import Decision, Defense, Look, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
-from purify.defenses.steps import encoder_step
+from purify.defenses.steps import anew, encoder_step
 from purify.train.objectives.losses import check_symmetric
 from purify.train.optim import OPTIMIZERS
 from purify.train.views import Views
@@ -97,8 +97,7 @@ class Decoupling(Limited, Defense, place='defense.'):
     def _head(self, student: Settings) -> Facts:
         objective = {'name': 'head', 'alpha': self.head['alpha'], 'beta': self.head['beta']}
         optim = OPTIMIZERS.part('adam', lr=self.head['lr'], schedule='constant')
-        length = {'epochs': self.head['epochs'], 'steps': 0, 'load': '', 'init_from': ''}
-        return student | length | {'objective': objective, 'optim': optim}
+        return student | anew(self.head['epochs']) | {'objective': objective, 'optim': optim}
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,15 @@ class Whitening(nnx.Module):
 
         Each is divided by the root of its variance.
         """
-        patches = np.lib.stride_tricks.sliding_window_view(
-            images, (WHITENED_PX, WHITENED_PX), axis=(1, 2)
-        )  # [n h' w' c size size]
-        rows = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, self.outputs // 2)
-        rows = rows.astype(np.float64)
-        variances, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+        size, count = self.outputs // 2, 0
+        moments = np.zeros((size, size))
+        for image in images:
+            patches = np.lib.stride_tricks.sliding_window_view(
+                image, (WHITENED_PX, WHITENED_PX), axis=(0, 1)
+            )  # [h' w' c size size]
+            rows = patches.transpose(0, 1, 3, 4, 2).reshape(-1, size).astype(np.float64)
+            moments, count = moments + rows.T @ rows, count + len(rows)
+        variances, vectors = np.linalg.eigh(moments / count)
         scaled = vectors / np.sqrt(np.maximum(variances, 0) + EPSILON)
         kernel = np.concatenate([scaled, -scaled], 1).astype(np.float32)
         self.kernel[...] = jnp.asarray(kernel.reshape(self.kernel[...].shape))

@@ -49,10 +49,15 @@ class Denoise(Limited, Task, place='generator.objective.'):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.below < self.schedule.steps:
+        if self.below >= self.schedule.steps:
             raise UserError(
-                f'prior.timesteps.below={self.below}: the schedule has {self.schedule.steps}'
-                ' timesteps; choose fewer, or 0 to draw all alike.'
+                f'timesteps.below={self.below}: the schedule has {self.schedule.steps} timesteps;'
+                ' choose fewer, or 0 to draw all alike.'
+            )
+        if (self.below > 0) != (self.share > 0):
+            raise UserError(
+                f'timesteps.below={self.below} and timesteps.share={self.share} go together: give'
+                ' both, or 0 for both.'
             )
 
     def draw(self, key: jax.Array, count: int) -> jax.Array:

@@ -166,6 +166,20 @@ class TestChoosing:
         assert list(other.reference.ids) == list(range(20))
         assert list(other.train.ids) != list(smaller.train.ids)
 
+    def test_the_first_images_can_be_left_out(self, arrays):
+        source = open_arrays(arrays, skip=20)
+        assert list(source.train.ids) == list(range(20, 60))
+        assert (len(source.test), source.reference) == (24, None)
+        chosen = open_arrays(arrays, skip=20, classes='dog,bee')
+        assert min(chosen.train.ids) >= 20
+        assert set(chosen.train.ids % 4) == {1, 3}
+        both = open_arrays(arrays, skip=20, reference='first', reference_size=8)
+        assert list(both.reference.ids) == list(range(20, 28))
+
+    def test_first_and_classes(self, arrays):
+        source = open_arrays(arrays, classes='dog,bee', reference='first', reference_size=8)
+        assert list(source.reference.ids) == [id for id in range(60) if id % 4 in (1, 3)][:8]
+
     def test_reference_of_other_classes_holds_none_that_was_chosen(self, arrays):
         source = open_arrays(
             arrays, classes='dog,bee', reference='other_classes', reference_size=10
@@ -224,6 +238,8 @@ class TestChoosing:
                 )
                 for which in ('first', 'held_out')
             ),
+            ({'skip': 60}, r'source\.skip=60 leaves none of 60'),
+            ({'skip': -1}, r'source\.skip=-1: choose 0'),
             ({'test_size': 25}, r'25 test images asked, but the source has 24'),
             ({'train_size': -1}, r'source\.train_size=-1: choose 0 \(all\) or more'),
             ({'reference_size': -1}, r'source\.reference_size=-1'),

@@ -76,13 +76,21 @@ def test_timesteps_below_a_bound_are_drawn_as_often_as_asked():
     assert (low.min(), high.max()) == (0, steps - 1)
     assert low.mean() == pytest.approx((steps // 4 - 1) / 2, rel=0.02)
     assert high.mean() == pytest.approx((steps // 4 + steps - 1) / 2, rel=0.02)
+    late = Denoise(None, SCHEDULE, 8, 0.0, below=999, share=1e-9)
+    assert float(late.draw(jax.random.key(0), 9).min()) == 999
     alike = np.asarray(Denoise(None, SCHEDULE, 8, 0.0).draw(jax.random.key(0), 40_000))
     assert alike.mean() == pytest.approx((steps - 1) / 2, rel=0.02)
 
 
 @pytest.mark.parametrize(
     ('wrong', 'told'),
-    [({'below': -1}, 'below='), ({'below': SCHEDULE.steps}, 'below='), ({'share': 1.0}, 'share=')],
+    [
+        ({'below': -1}, 'below='),
+        ({'below': SCHEDULE.steps, 'share': 0.5}, 'below='),
+        ({'share': 1.0}, 'share='),
+        ({'share': 0.5}, 'go together'),
+        ({'below': 5}, 'go together'),
+    ],
 )
 def test_bounds_that_are_none_are_refused(wrong, told):
     with pytest.raises(UserError, match=told):
