@@ -9,8 +9,8 @@ r"""A prior: a pixel DDPM trained from scratch on images of any source, in diffu
     purify run --config prior:photos32,source=arrays:DIR --workdir runs/photos32
 
 Words: source, seed, steps, photos32, data=reference|poisoned, attack=<any of `purify list`>, rate,
-distill=<a finished prior: folder, hub id or digits>; of sources other than digits also size_px,
-channels, and held_out, how many training images are kept apart as reference. The folder
+distill=<a finished prior: folder, hub id, digits or photos32>; of sources other than digits also
+size_px, channels, and held_out, how many training images are kept apart as reference. The folder
 WORKDIR/prior is what another run takes as --config.prior.load=FOLDER; its provenance.json says what
 it was trained on.
 
@@ -98,8 +98,7 @@ def photos32(words):
     first = {'reference': 'first', 'reference_size': words.held_out or 30_000}
     apart = first if words.data == 'reference' else {}
     config.source = source(words.source, size_px=32, channels=3, **apart)
-    network = NETWORKS.part('preact_resnet18')
-    config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
+    config.teacher = for_an_attacker()
     prior = TrainedPrior(
         network=PHOTOS32,
         optim=OPTIMIZERS.part('muon', lr=0.02, warmup=0.02, clip=1.0),
@@ -116,13 +115,18 @@ def photos32(words):
     return config
 
 
+def for_an_attacker():
+    """The classifier that some attacks are fitted to."""
+    network = NETWORKS.part('preact_resnet18')
+    return classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
+
+
 def photographs(words):
     config, size_px, large = skeleton('prior', words.seed), words.size_px, words.size_px >= 64
     held_out = {'reference': 'held_out', 'reference_size': words.held_out or 10_000}
     apart = held_out if words.data == 'reference' else {}
     config.source = source(words.source, size_px=size_px, channels=words.channels, **apart)
-    network = NETWORKS.part('preact_resnet18')
-    config.teacher = classifier(network, OPTIMIZERS.part('sgd', lr=0.01), epochs=100, batch=128)
+    config.teacher = for_an_attacker()
     # As many levels as halve the size without a rest, to 4 px or more.
     fits = lambda n: size_px % 2 ** (n - 1) == 0 and size_px >= 2 ** (n + 1)
     levels = next((n for n in (4, 3, 2) if fits(n)), 1)

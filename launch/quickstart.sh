@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh clone to the first report: makes an environment in .venv, runs the main job on the embedded digits.
+# From a fresh clone to the first report: makes an environment in .venv, runs the main job on the embedded digits,
+# or on photographs of yours: source=arrays:DIR, source=imagefolder:DIR.
 #
 #   ./launch/quickstart.sh [--no-venv] [words of the config quickstart ...] [flags of purify run ...]
 #   ./launch/quickstart.sh attack=blended rate=0.05 --config.defense.vary.start=200

@@ -39,6 +39,7 @@ from purify.stages.provenance import describe_prior
 from purify.train.cost import Spent
 
 T = TypeVar('T')
+MARKED_IMAGES = 50_000  # that are looked through for those which an embedded prior has seen
 RARE = ('repaired', 'guarded')  # left out of results.json where there is none
 
 
@@ -151,7 +152,11 @@ def _facts(chain: Chain) -> Settings | None:
 def _provenance(config: Settings, chain: Chain) -> PriorFacts | None:
     """What is known of the prior that a stage of the method used."""
     uses = [stage.inputs['prior'] for stage in chain.stages.values() if 'prior' in stage.inputs]
-    return PriorFacts(**describe_prior(chain.path(uses[0]), config)) if uses else None
+    if not uses:
+        return None
+    split = Split(chain.folder('prepare') / 'poisoned', 'train')
+    images = (split[place]['image'] for place in range(min(len(split), MARKED_IMAGES)))
+    return PriorFacts(**describe_prior(chain.path(uses[0]), config, images))
 
 
 def curves(chain: Chain) -> dict[str, Metrics]:

@@ -6,8 +6,12 @@ on, never whether those are poisoned. Images cut from the source under suspicion
 nobody, in whatever way they were cut.
 """
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+import numpy as np
 
 from purify.core.errors import UserError
 from purify.core.files import read_json, sha256_of, user_path, write_json
@@ -16,6 +20,7 @@ from purify.engine.finished import STATE
 from purify.models.files.hub import EMBEDDED
 
 PROVENANCE_FILE = 'provenance.json'
+SEEN_FILE = 'seen.json'  # of an embedded prior whose images others may have too
 REFERENCE, HELD_OUT, POISONED = 'trained_on_reference', 'trained_on_held_out', 'trained_on_poisoned'
 PUBLISHED, UNKNOWN = 'published', 'unknown'
 EMBEDDED_PRIOR = 'embedded'
@@ -30,7 +35,7 @@ _FIELDS = {
 _TRAINED_ON = {
     'own': 'reference images of {source}, which are in no training or test set of it',
     'held_out': 'images of {source} that were held out of the training images',
-    'first': 'images of {source}, the first, that were held out of the training images',
+    'first': 'of the first training images of {source}, which were held out',
     'other_classes': 'images of {source} that are of other classes than the training images',
     'none': 'training images of {source}, as they came',
 }
@@ -38,7 +43,7 @@ _EMBEDDED_SAW = {
     'digits': 'images that no run trains or tests on',
     'photos32': (
         'the first 30,000 training images of CIFAR-10, which a run on CIFAR-10 must leave out'
-        ' (source.reference=first, source.reference_size=30000)'
+        ' (source.skip=30000)'
     ),
 }
 _SAME_TRIGGER = (
@@ -62,6 +67,13 @@ _WARNINGS = {
         f' {_SAME_TRIGGER} Make sure before you trust the result.'
     ),
 }
+
+
+class Seen(TypedDict):
+    """The file seen.json: how many images a prior was trained on, and marks of some of them."""
+
+    images: int
+    marks: list[str]
 
 
 def note_training(folder: Path, settings: Settings, images: int, start: Path | None) -> None:
@@ -144,16 +156,47 @@ def _is_ours(note: Any) -> bool:
     return known and (note['kind'] == PUBLISHED or note['reference'] in _TRAINED_ON)
 
 
-def describe_prior(folder: Path, config: Settings) -> dict[str, str]:
+def mark_of(image: np.ndarray) -> str:
+    """A short hash of the pixels of an image u8[h w c], to know it again."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
+
+
+def _warn_of_seen(folder: Path, images: Iterable[np.ndarray]) -> str:
+    """Says so if an embedded prior was trained on some of `images`; else ''.
+
+    Marks of a few of its training images, evenly chosen, lie beside its weights; what is among
+    these tells how many there are in all.
+    """
+    file = folder / SEEN_FILE
+    if not file.is_file():
+        return ''
+    told = read_json(file, Seen)
+    marks = set(told['marks'])
+    found = len(marks & set(map(mark_of, images)))
+    if not found:
+        return ''
+    about = int(round(found / len(marks) * told['images'], -2))
+    return (
+        f'This prior was trained on some of these very images, about {about:,} by the {found} of'
+        f' {len(marks)} whose marks are known: it knows what it is to purify. Leave them out'
+        ' (source.skip), or take another prior.'
+    )
+
+
+def describe_prior(
+    folder: Path, config: Settings, images: Iterable[np.ndarray] = ()
+) -> dict[str, str]:
     """Describes the prior in `folder`, the config's `prior`, for the report.
 
     Returns {'kind', 'text', 'warning'}: one of `KINDS`, and a `warning` '' where none is due. A
-    note that comes with a published prior is told, and does not vouch for it.
+    note that comes with a published prior is told, and does not vouch for it. `images` u8[h w c]
+    are those that it is to purify.
     """
     load, revision = config['prior'].get('load', ''), config['prior'].get('revision', '')
     if load in EMBEDDED:
         text = _tell({'kind': EMBEDDED_PRIOR, 'name': load})
-        return {'kind': EMBEDDED_PRIOR, 'text': text, 'warning': ''}
+        warning = _warn_of_seen(EMBEDDED[load], images)
+        return {'kind': EMBEDDED_PRIOR, 'text': text, 'warning': warning}
     notes = _unfold(read_note(folder))
     kinds = [note['kind'] for note in notes]
     told = ' It started from this: '.join(map(_tell, notes))

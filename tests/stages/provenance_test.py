@@ -6,14 +6,16 @@ from support.tiny import ROOT
 
 from purify.commands.plan import make_stages
 from purify.config.load import load_config
-from purify.core.files import sha256_of, write_json
+from purify.core.files import read_json, sha256_of, write_json
 from purify.engine.chain import Chain
 from purify.generative.open_prior import load_variation_model
 from purify.models.files.hub import EMBEDDED
+from purify.stages import provenance
 from purify.stages.provenance import (
     KINDS,
     PROVENANCE_FILE,
     describe_prior,
+    mark_of,
     note_published,
     note_training,
     read_note,
@@ -238,3 +240,25 @@ def test_reference_images_held_out_of_data_that_may_be_poisoned_are_warned_of(tm
     text = told(folder, config['prior'], 'trained_on_held_out')
     assert '16 images' in text
     assert 'held out' in text
+
+
+def test_an_embedded_prior_that_has_seen_the_images_is_warned_of(tmp_path, monkeypatch):
+    """How many it has seen is told from those whose marks are known: 3 of 8 is 375 of 1,000."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
+    write_json(tmp_path / 'seen.json', {'images': 1000, 'marks': list(map(mark_of, images[:8]))})
+    monkeypatch.setattr(provenance, 'EMBEDDED', {'photos32': tmp_path})
+    config = {'prior': {'load': 'photos32', 'revision': ''}}
+    told = describe_prior(tmp_path, config, images[5:])
+    assert told['kind'] == 'embedded'
+    assert 'about 400 by the 3 of 8' in told['warning']
+    assert 'source.skip' in told['warning']
+    for others in ((), images[8:], images[:8] + 1):
+        assert describe_prior(tmp_path, config, others)['warning'] == ''
+
+
+def test_the_marks_of_photos32_are_of_its_images():
+    told = read_json(EMBEDDED['photos32'] / 'seen.json')
+    assert told['images'] == 30_000
+    assert len(set(told['marks'])) == 64
+    text = describe_prior(EMBEDDED['photos32'], {'prior': {'load': 'photos32'}})['text']
+    assert '30,000 training images of CIFAR-10' in text

@@ -42,12 +42,9 @@ def psnr(images, others):
 
 def in_batches(function, *rows):
     """Applies a function to rows in batches of one size, and joins what it gives."""
-    count = len(rows[0])
-    parts = [
-        np.asarray(function(*(row[place : place + BATCH] for row in rows)))
-        for place in range(0, count, BATCH)
-    ]
-    return np.concatenate(parts)
+    starts = range(0, len(rows[0]), BATCH)
+    parts = (function(*(row[k : k + BATCH] for row in rows)) for k in starts)
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def one_call(prior, images, timestep):

@@ -16,20 +16,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from photo_prior import in_batches
 
 from purify.attacker.manifest import Manifest
 from purify.data.loader import Split
 from purify.generative.open_prior import load_variation_model
 from purify.stages.networks_on_disk import read_classifier
-
-BATCH = 100
-
-
-def in_batches(function, *rows):
-    """Applies a function to rows in batches of one size, and joins what it gives."""
-    starts = range(0, len(rows[0]), BATCH)
-    parts = (function(*(row[k : k + BATCH] for row in rows)) for k in starts)
-    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def main(workdir, prior, count, chains):
