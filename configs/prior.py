@@ -24,8 +24,8 @@ its folder as --config.prior.load, with --config.defense.vary.sampler=consistenc
 Measured: docs/results/fast-sampling.
 
 `photos32` makes the embedded prior of that name, of the first 30,000 training images of a source
-(`held_out`), DIR with train.npz and test.npz of CIFAR-10 in its own order: 6,400 steps of
-32, two hours on 2 CPU cores. It is to vary photographs, not to make them: of its timesteps 90 %
+(`held_out`), DIR with train.npz and test.npz of CIFAR-10 in its own order: 6,400 steps of 32, an
+hour and a half on 2 CPU cores. It is to vary photographs, not to make them: of its timesteps 90 %
 are drawn below 400 of 1,000. Measured: docs/results/photos.
 
 Digits make the embedded prior: 2,500 steps of 64 on 700 images of 16 px, a quarter of an hour on 2
