@@ -255,7 +255,7 @@ def cifar10_small(words):
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
     usual, run = 'none', {'steps': 2000, 'batch': 64}
     if words.objective == 'ddpm':
-        usual, run['prediction'] = 'photos32', 'v_prediction'
+        usual, run = 'photos32', run | {'prediction': 'v_prediction'}
     adam = OPTIMIZERS.part('adam', lr=1e-3, warmup=0.05)
     return config, {
         'target': 4,
