@@ -289,7 +289,7 @@ def test_quickstart_and_cifar10_offer_the_same_defences():
     found = {key: value for key, value in quick.items() if key != 'name'}
     assert found == {k: v for k, v in mine.items() if k != 'name'}
     for name in ('activation_clustering', 'spectral', 'abl', 'dbd'):
-        for words in ('', 'small,', 'smoke,'):
+        for words in ('', 'small,source=arrays:x,', 'smoke,'):
             config = load_config(f'{root}/cifar10.py:{words}defense={name}')
             assert config['defense']['name'] == name
             assert config['student']['objective']['name'] == 'classify'

@@ -71,7 +71,7 @@ IMAGENET = [(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)]
     ('spec', 'scale'),
     [
         ('cifar10.py', CIFAR),
-        ('cifar10.py:small', CIFAR),
+        ('cifar10.py:small,source=arrays:x', CIFAR),
         ('attacks.py:source=arrays:x', CIFAR),
         ('attacks.py:source=arrays:x,full', CIFAR),
         ('relabel.py:setting=cifar10', CIFAR),

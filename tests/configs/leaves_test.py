@@ -389,7 +389,7 @@ def reaching(config):
         'prior.py',
         'prior.py:distill=digits',
         'cifar10.py',
-        'cifar10.py:small',
+        'cifar10.py:small,source=arrays:x',
         'cifar10.py:prior=train',
         'imagenette.py',
         'imagenette.py:model=sd_img2img',
