@@ -17,8 +17,8 @@ google/ddpm-cifar10-32 (35.7 M parameters, from the hub). It has not been measur
 10,000 training images, the network `fast` and the prior `photos32`, for a CPU: DIR holds train.npz
 and test.npz (images u8[n 32 32 3], labels [n]) of the whole of CIFAR-10 in its own order, and the
 first 30,000 training images, which that prior was trained on, are left out. `smoke` is a few
-hundred images and a few steps, to see that everything runs (two minutes). Measured:
-docs/results/photos.
+hundred images and a few steps, to see that everything runs. Neither has been measured in this form;
+what is known of its prior and its network: docs/results/photos.
 """
 
 from dataclasses import asdict
@@ -90,7 +90,7 @@ def smoke(words):
     config = skeleton('cifar10', words.seed, shard_size=250, save_every=200)
     sizes = {'train_size': 256, 'test_size': 256, 'reference': 'held_out', 'reference_size': 256}
     config.source = source(words.source, size_px=32, **sizes)
-    config.teacher = fast_classifier(epochs=2, batch=64)
+    config.teacher = fast_classifier(epochs=2, batch=64, least_steps=0)
     unet = PixelNetwork(32, (32, 48, 64), layers_per_block=1, norm_num_groups=8)
     prior = pixel_prior(unet, lr=1e-3, steps=20, batch=32, augment={'flip': {'p': 0.5}})
     vary = variation('pixel', start=100, steps=5)

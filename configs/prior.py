@@ -71,6 +71,8 @@ def get_config(arg=None):
         )
     if words.photos32 and (words.source == 'digits' or (words.size_px, words.channels) != (32, 3)):
         raise ValueError('photos32 needs photographs, in colour at 32 px: source=arrays:DIR.')
+    if words.photos32 and words.distill != 'none':
+        raise ValueError('photos32 trains that prior; to distil it, say distill=photos32 alone.')
     make = photos32 if words.photos32 else digits if words.source == 'digits' else photographs
     config = make(words)
     if words.distill != 'none':

@@ -23,10 +23,11 @@ times. Measured: docs/results/quickstart, and what fewer steps cost in docs/resu
 
 Photographs: 5 % of all images are poisoned unless a rate is given (attacks with another usual rate
 keep it); the network `fast` as teacher and student; the embedded prior `photos32` for images of 32
-px in colour, and for others one that is trained on 1,000 training images that are set aside.
-Measured: docs/results/photos.
+px in colour, and for others one that is trained on 1,000 training images that are set aside. How
+far they are varied (T = 150, 6 steps, twice) is not tuned yet, and no student has been measured:
+docs/results/photos.
 
-Three settings differ from Struppek 2023, all chosen on runs with seeds 10 to 12 (see there).
+Three settings differ from Struppek 2023, chosen on digits with seeds 10 to 12 (see there).
 No colour transfer: eq. (1) gives the variation the brightness of its original, and with it the grey
 that blended noise leaves on a black ground (student ASR 1.00). tau = 1: at the paper's 5 the
 teacher's soft labels hand the blended backdoor on (ASR .18 and more). Three variations instead of

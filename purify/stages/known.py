@@ -200,16 +200,9 @@ def shape_training(
 
     Raises `UserError` for settings that no training can have.
     """
-    start, mesh = part.get('init_from'), devices.global_mesh()
-    images = known.sizes.get(data, known.data.images)
-    trained = start if weights is None else ''  # the weights of another are read already
-    if trained and not user_path(trained).exists():
-        raise UserError(f'{name}.init_from={start}: no such folder or file.')
-    if trained and _headless(user_path(trained), build):
-        known.found.notes.append(
-            f'{name}: the head of {start} is for another number of classes; training starts with a'
-            ' fresh one'
-        )
+    mesh, images = devices.global_mesh(), known.sizes.get(data, known.data.images)
+    if weights is None and part.get('init_from'):
+        _check_start(known, name, part['init_from'], build)
     if part['batch'] % (mesh.size * part['accumulate']):
         raise UserError(
             f'batch={part["batch"]} does not split over {mesh.size} devices x'
@@ -249,6 +242,16 @@ def shape_training(
     pieces = part['accumulate']
     known.traced[mark] = Program(name, call, whole, rows, count, trains=True, accumulate=pieces)
     known.found.programs.append(known.traced[mark])  # at the end: what failed fails again
+
+
+def _check_start(known: Known, name: str, start: str, build: Build) -> None:
+    if not user_path(start).exists():
+        raise UserError(f'{name}.init_from={start}: no such folder or file.')
+    if _headless(user_path(start), build):
+        known.found.notes.append(
+            f'{name}: the head of {start} is for another number of classes; training starts with a'
+            ' fresh one'
+        )
 
 
 def _headless(start: Path, build: Build) -> bool:

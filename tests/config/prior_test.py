@@ -102,7 +102,8 @@ def test_photos32_is_the_embedded_prior_s_recipe():
     noise = read_json(folder / 'scheduler' / 'scheduler_config.json')
     assert noise['prediction_type'] == prior['schedule']['prediction'] == 'v_prediction'
     assert prior['timesteps'] == {'below': 400, 'share': 0.9}
-    for words in ('photos32', 'photos32,source=arrays:x,size_px=64'):
+    wrong = ('size_px=64', 'channels=1', 'distill=photos32')
+    for words in ('photos32', *(f'photos32,source=arrays:x,{word}' for word in wrong)):
         with pytest.raises(ValueError, match='photos32'):
             load(words)
 

@@ -285,6 +285,9 @@ OTHER_WORDS = {  # what a word may be changed to
     'imagenet': 'small',
     'constant': 'cosine',
     'fixed_small': 'fixed_large',
+    'v_prediction': 'epsilon',
+    'photos32': 'digits',
+    'reflect': 'constant',
 }
 RELABEL = (
     '',

@@ -4,15 +4,13 @@ import itertools
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tables import print_table, read_lines
+from tables import print_table, read_json, read_lines, say_part
 
 RAW = Path(__file__).parent / 'raw'
 STEPS = (50, 100, 150, 200, 300, 400)
-OTHERS = ('blur', 'non-local means')
 
 
 def decibels(values: Iterable[float | None]) -> list[str]:
@@ -47,36 +45,14 @@ def curve_rows() -> list[list[str]]:
     return rows
 
 
-def measured(data: str, what: str) -> list[dict[str, Any]]:
-    """The measurements of one kind on one dataset."""
-    lines = read_lines(RAW / 'photo_prior.jsonl')
-    return [line for line in lines if (line['data'], line['what']) == (data, what)]
-
-
-def datasets() -> list[str]:
-    """The datasets, as they come."""
-    return list(dict.fromkeys(line['data'] for line in read_lines(RAW / 'photo_prior.jsonl')))
-
-
-def call_rows() -> list[list[str]]:
-    """What one call makes of noised images, by timestep."""
+def survival_rows() -> list[list[str]]:
+    """What the poisoned teacher says of varied training images, by chain."""
+    lines = read_lines(RAW / '2026-12-01-tuning' / 'survival.jsonl')
     rows = []
-    for data in datasets():
-        found = {line['timestep']: line['psnr'] for line in measured(data, 'one call')}
-        rows.append([data, *decibels(found.values())])
-    return rows
-
-
-def round_rows() -> list[list[str]]:
-    """What one round makes of images, and of each start the blurs of the same PSNR."""
-    rows = []
-    for data in datasets():
-        for line in measured(data, 'round'):
-            cells = [data, str(line['start']), f'{line["psnr"]:.1f}', percent(line['same_answer'])]
-            for kind in OTHERS:
-                (other,) = (row for row in measured(data, kind) if row['like'] == line['start'])
-                cells.append(f'{percent(other["same_answer"])} ({other["psnr"]:.1f})')
-            rows.append(cells)
+    for line in {line['chain']: line for line in lines}.values():
+        sampler, start, steps = [*line['chain'].split(':'), '', ''][:3]
+        shares = [percent(line[name]) for name in ('target', 'true_poisoned', 'true_others')]
+        rows.append([sampler, start or '–', steps or '–', *shares])
     return rows
 
 
@@ -86,10 +62,13 @@ def main() -> None:
     head += [f't = {t}' for t in STEPS]
     print_table('Short trainings: PSNR of one call', head, trial_rows(), 3)
     print_table('The final training', ['steps', 'loss'], curve_rows())
-    times = [str(line['timestep']) for line in measured(datasets()[0], 'one call')]
-    print_table('PSNR of one call, by timestep', ['data', *times], call_rows())
-    head = ['data', 'T', 'PSNR', 'same answer', *(f'{kind} (PSNR)' for kind in OTHERS)]
-    print_table('One round of photos32, and blurs of the same PSNR', head, round_rows())
+    teacher = read_json(RAW / '2026-12-01-tuning' / 'teacher-10.json')['teacher']
+    cells = [say_part(teacher, name) for name in ('acc', 'asr')]
+    print_table(
+        'A teacher on 10,000 images, seed 10', ['network', 'ACC', 'ASR'], [['`fast`', *cells]]
+    )
+    head = ['sampler', 'T', 'steps', 'poisoned: target', 'poisoned: true', 'others: true']
+    print_table('What that teacher says of varied training images', head, survival_rows())
 
 
 if __name__ == '__main__':

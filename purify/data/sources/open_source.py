@@ -102,28 +102,16 @@ def open_source(
     Raises:
       UserError: for anything that makes no usable dataset.
     """
-    if resample not in images.FILTERS:
-        choices = ', '.join(sorted(images.FILTERS))
-        raise UserError(f'source.resample={resample!r}: choose from {choices}.')
-    if channels not in (1, 3):
-        raise UserError(f'source.channels={channels}: choose 1 (grey) or 3 (RGB).')
-    if size_px < 1:
-        raise UserError(f'source.size_px={size_px}: choose 1 or more.')
+    _check_size(resample, channels, size_px)
     sizes = {'train_size': train_size, 'test_size': test_size, 'reference_size': reference_size}
-    sizes['skip'] = skip
-    for part, count in sizes.items():
+    for part, count in (sizes | {'skip': skip}).items():
         if count < 0:
             raise UserError(f'source.{part}={count}: choose 0 (all) or more.')
     if reference == 'none' and reference_size:
         say_once(f'source.reference_size={reference_size} has no effect: source.reference is none.')
     kind, _, dataset = name.partition(':')
     source = SOURCES.make(kind, channels, *([dataset] if dataset else []), **options)
-    if skip and skip >= len(source.train):
-        raise UserError(
-            f'source {name}: source.skip={skip} leaves none of {len(source.train)} training images.'
-        )
-    kept = source.train.take(np.arange(skip, len(source.train)))
-    source = Source(source.class_names, kept, source.test, source.reference, source.notes)
+    source = _leave_out(name, source, skip)
     train, test, spare, names = _choose_classes(source, classes, split_seed)
     own = _unlabelled(source.reference) if classes.strip(', ') else source.reference
     held = reference_size if reference in ('first', 'held_out') else 0
@@ -180,6 +168,27 @@ def small_cifar10(name: str) -> Facts:
             ' test.npz); its first 30,000 images, which the prior photos32 has seen, are left out.'
         )
     return source(name, size_px=32, skip=30_000, train_size=10_000, test_size=2000)
+
+
+def _check_size(resample: str, channels: int, size_px: int) -> None:
+    if resample not in images.FILTERS:
+        choices = ', '.join(sorted(images.FILTERS))
+        raise UserError(f'source.resample={resample!r}: choose from {choices}.')
+    if channels not in (1, 3):
+        raise UserError(f'source.channels={channels}: choose 1 (grey) or 3 (RGB).')
+    if size_px < 1:
+        raise UserError(f'source.size_px={size_px}: choose 1 or more.')
+
+
+def _leave_out(name: str, source: Source, skip: int) -> Source:
+    """The source without its first `skip` training images."""
+    count = len(source.train)
+    if skip and skip >= count:
+        raise UserError(
+            f'source {name}: source.skip={skip} leaves none of {count} training images.'
+        )
+    kept = source.train.take(np.arange(skip, count))
+    return Source(source.class_names, kept, source.test, source.reference, source.notes)
 
 
 def _reference(name: str, pools: dict[str, Pool | None], kind: str) -> Pool | None:

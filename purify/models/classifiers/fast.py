@@ -1,7 +1,8 @@
 """A small network that learns small photographs in few passes (Jordan 2024, arXiv:2404.00498).
 
-That is airbench94's: a first layer that whitens patches of 2x2 pixels and stays as it is, three
-groups of two convolutions that begin as the identity, and norms without scales.
+It is airbench94's, without its averages of weights and of views at the end: a first layer that
+whitens patches of 2x2 pixels and stays as it is, three groups of two convolutions that begin as the
+identity, and norms without scales.
 """
 
 import jax
@@ -25,7 +26,7 @@ class Unlearned(nnx.Variable[jax.Array]):
 
 
 class Whitening(nnx.Module):
-    """A convolution whose kernel turns patches into uncorrelated values of variance one, and back.
+    """Turns patches into uncorrelated values of variance one, and their negatives.
 
     Until `whiten` has seen images it is drawn at random. No gradient reaches the kernel.
     """
