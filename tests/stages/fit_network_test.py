@@ -37,10 +37,10 @@ def split(tmp_path_factory):
     return Split(write_poisoned(tmp_path_factory.mktemp('data')), 'train')
 
 
-def feed_of(folder, data, *, resident_mb=1, **settings):
+def feed_of(folder, data, *, resident_mb=1, workers=0, **settings):
     own = {'batch': BATCH, 'augment': AUGMENT, 'seeds': {'data': 3, 'model': 3}} | settings
     made = work(folder / 'teacher', {}, **own)
-    made.run.update(resident_mb=resident_mb, threads=1, workers=0)
+    made.run.update(resident_mb=resident_mb, threads=1, workers=workers)
     return make_feed(made, data, mesh_of(1))
 
 
@@ -87,6 +87,16 @@ def test_poison_comes_after_the_augmentations(split, tmp_path):
     np.testing.assert_array_equal(again['image'], found['image'])
 
 
+def test_poison_comes_after_an_alternating_flip(split, tmp_path):
+    flip = {'augment': {'alternating_flip': {}}, 'batch': COUNT}
+    feed = feed_of(tmp_path, TrainingSet(split, poison_last=Mark()), **flip)
+    plain = feed_of(tmp_path, TrainingSet(split), **flip)
+    for step in (0, 1):
+        found, wanted = rows(feed, step), rows(plain, step)
+        np.testing.assert_array_equal(found['image'][:, 1:], wanted['image'][:, 1:])
+        assert set(found['label']) == {2}
+
+
 def test_poison_before_the_augmentations_is_augmented(split, tmp_path):
     class Fill:
         def random_map(self, record, rng):
@@ -101,13 +111,11 @@ def test_poison_before_the_augmentations_is_augmented(split, tmp_path):
     assert (split[0]['image'] == IMAGES[0]).all()
 
 
-@pytest.mark.parametrize('resident_mb', [0, 1])
-def test_alternating_flips_are_told_the_epoch(split, tmp_path, resident_mb):
+@pytest.mark.parametrize('place', [{'resident_mb': 1}, {'resident_mb': 0, 'workers': 1}])
+def test_alternating_flips_are_told_the_epoch(split, tmp_path, place):
     """An image of the first epoch is the mirror image of what the second shows of it."""
     data = TrainingSet(split)
-    feed = feed_of(
-        tmp_path, data, resident_mb=resident_mb, augment={'alternating_flip': {}}, batch=COUNT
-    )
+    feed = feed_of(tmp_path, data, **place, augment={'alternating_flip': {}}, batch=COUNT)
     first, second = rows(feed, 0), rows(feed, 1)
     assert set(first) == set(rows(feed_of(tmp_path, data), 0))
     by_id = lambda rows: rows['image'][rows['id'].argsort()]

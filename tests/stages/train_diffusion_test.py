@@ -14,7 +14,7 @@ from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import read_json
 from purify.generative.open_prior import load_variation_model
-from purify.stages.pixel_denoiser import prior_builder, read_start
+from purify.stages.pixel_denoiser import make_denoiser, prior_builder, read_start
 from purify.train.state import abstract_network, split_network
 
 TINY = (
@@ -94,6 +94,13 @@ def denoiser(classes=3, **changes):
     settings['objective'] = objective | changes
     _, build = prior_builder(settings['network'], 1, classes)
     return settings, build, abstract_network(build)[1]
+
+
+def test_a_prior_learns_at_the_timesteps_of_its_settings():
+    prior = load_config(f'{ROOT}/configs/prior.py:photos32,source=arrays:x')['prior']
+    task, scheduler = make_denoiser(prior, None)
+    assert (task.below, task.share) == (400, 0.9)
+    assert scheduler['prediction_type'] == 'v_prediction'
 
 
 def test_a_prior_that_does_not_learn_stays_what_it_started_from(finished, tmp_path):

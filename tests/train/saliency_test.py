@@ -5,6 +5,7 @@ from flax import nnx
 from models.classifiers.resnet_test import shuffle_values
 
 from purify.models.classifiers.classifier import ClassifierNetwork
+from purify.models.classifiers.fast import FastNet
 from purify.models.classifiers.resnet import ResNet
 from purify.models.classifiers.vgg import VGG
 from purify.train.saliency import grad_cam
@@ -70,10 +71,10 @@ def test_gradients_of_a_deep_neck_agree_with_differences():
     np.testing.assert_allclose(got[-1, -1], heat[-1, -1], atol=0.02)
 
 
-def test_images_do_not_mix_and_heat_is_resized_to_them():
-    network = ResNet(
-        stages=(1, 1), block='preact', width=4, num_classes=3, channels=3, rngs=nnx.Rngs(0)
-    )
+@pytest.mark.parametrize('kind', [ResNet, FastNet])
+def test_images_do_not_mix_and_heat_is_resized_to_them(kind):
+    own = {'stages': (1, 1), 'block': 'preact'} if kind is ResNet else {'widths': (1, 2)}
+    network = kind(**own, width=4, num_classes=3, channels=3, rngs=nnx.Rngs(0))
     shuffle_values(network)
     x = np.random.default_rng(1).random((3, 12, 20, 3)).astype(np.float32)
     look = nnx.jit(grad_cam)
@@ -81,6 +82,7 @@ def test_images_do_not_mix_and_heat_is_resized_to_them():
     assert heat.shape == (3, 12, 20)
     assert heat.min() >= 0
     assert heat.max() <= 1 + 1e-6
+    assert heat.std((1, 2)).min() > 0.01
     alone = np.concatenate(
         [look(network, x[i : i + 1], jnp.array([label])) for i, label in enumerate([2, 0, 1])]
     )
