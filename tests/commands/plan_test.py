@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from support.tiny import ROOT, quickstart
+from support.tiny import ROOT, quickstart, write_pictures
 
 from purify.commands.check import check
 from purify.commands.plan import make_method, make_stages
@@ -86,6 +86,25 @@ def test_the_evaluation_gets_what_the_outcome_names():
     assert made['evaluate'].settings == {'features': 'student', 'residual': False}
     assert made['illustrate'].inputs['candidates'].stage == 'candidates'
     assert list(made)[-2:] == ['evaluate', 'illustrate']
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('words', 'network'),
+    [
+        ('quickstart.py:', 'teacher: fast'),
+        ('castle_walls.py:setting=cifar10_small,', 'teacher: fast'),
+        ('relabel.py:setting=cifar10_small,', 'teacher: fast'),
+    ],
+)
+def test_a_whole_run_on_photographs_can_be_traced(tmp_path, words, network):
+    write_pictures(tmp_path, 300, 20)
+    config = load_config(f'{ROOT}/configs/{words}source=arrays:{tmp_path}')
+    if 'cifar10' in words:  # which leaves out what the prior has seen
+        config['source'] |= {'train_size': 300, 'test_size': 20, 'skip': 0}
+    found = check(config)
+    assert not found.problems
+    assert any(note.startswith(network) for note in found.notes)
 
 
 @pytest.mark.parametrize('defense', ['spectral', 'activation_clustering'])

@@ -1,8 +1,8 @@
 """A small network that learns small photographs in few passes (Jordan 2024, arXiv:2404.00498).
 
-It is airbench94's, without its averages of weights and of views at the end: a first layer that
-whitens patches of 2x2 pixels and stays as it is, three groups of two convolutions that begin as the
-identity, and norms without scales.
+It is airbench94's, without the average of views at the end: a first layer that whitens patches of
+2x2 pixels and stays as it is, three groups of two convolutions that begin as the identity, and
+norms without scales.
 """
 
 import jax
