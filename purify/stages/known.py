@@ -20,7 +20,7 @@ from purify.models.files.weights import abstract
 from purify.stages.classifier import Classifier
 from purify.stages.networks_on_disk import other_classes
 from purify.train.feed import Feed
-from purify.train.loop import feed_step, make_step
+from purify.train.loop import Update, feed_step, make_step
 from purify.train.objectives.semi_supervised import FitHead, MixMatch, head_only
 from purify.train.objectives.tasks import Task
 from purify.train.optim import make_optimizer, total_steps
@@ -221,11 +221,20 @@ def shape_training(
     if mark in known.traced:
         known.found.programs.append(replace(known.traced[mark], step=name, count=count))
         return
-    image = {'image': np.zeros(known.data.pixels, np.uint8), 'label': 0, 'id': 0}
-    image = pair(image, image) if isinstance(task, MixMatch) else image
     seed = known.config['seeds']['model']
     make = state_maker(build, optimizer, seed=seed, keep_ema=task.ema_decay > 0)
     state = jax.eval_shape(make, weights)
+    update = make_step(task, optimizer, part['accumulate'], seed)
+    known.traced[mark] = _trace_update(known, name, part, task, state, update, count)
+    known.found.programs.append(known.traced[mark])  # at the end: what failed fails again
+
+
+def _trace_update(
+    known: Known, name: str, part: Settings, task: Task, state: Tree, update: Update, count: int
+) -> Program:
+    """Traces the augmentations and one update, from a state of shapes; over `count` images."""
+    image = {'image': np.zeros(known.data.pixels, np.uint8), 'label': 0, 'id': 0}
+    image = pair(image, image) if isinstance(task, MixMatch) else image
     of_jax = lambda x: jax.dtypes.canonicalize_dtype(np.asarray(x).dtype)  # no int64
     shaped = lambda x: jax.ShapeDtypeStruct((part['batch'], *np.shape(x)), of_jax(x))
     rows = {key: shaped(x) for key, x in image.items()}
@@ -233,15 +242,10 @@ def shape_training(
     if any(augmentation.by_visit for augmentation in augmentations):
         rows['epoch'] = shaped(0)
     feed = Feed(lambda step: iter(()), {}, augmentations)
-    update = feed_step(make_step(task, optimizer, part['accumulate'], seed), feed)
-    whole, call = (
-        (state, task.frozen),
-        lambda whole, rows: update(whole[0], whole[1], feed.held, rows),
-    )
+    fed, whole = feed_step(update, feed), (state, task.frozen)
+    call = lambda whole, rows: fed(whole[0], whole[1], feed.held, rows)
     jax.eval_shape(call, whole, rows)
-    pieces = part['accumulate']
-    known.traced[mark] = Program(name, call, whole, rows, count, trains=True, accumulate=pieces)
-    known.found.programs.append(known.traced[mark])  # at the end: what failed fails again
+    return Program(name, call, whole, rows, count, trains=True, accumulate=part['accumulate'])
 
 
 def _check_start(known: Known, name: str, start: str, build: Build) -> None:
