@@ -28,6 +28,7 @@ from purify.attacks.settings import preset
 from purify.config.arguments import check_words, parse_words
 from purify.config.skeleton import skeleton
 from purify.data.sources.open_source import small_cifar10, source
+from purify.defenses.purifiers.variations import Variations
 from purify.defenses.registry import DEFENSES
 from purify.defenses.settings import Evaluation, defend, loaded, plain_defenses
 from purify.defenses.steps import simclr
@@ -79,7 +80,7 @@ def small(words):
     config = skeleton('cifar10', words.seed, shard_size=500, save_every=200)
     config.source = small_cifar10(words.source)
     config.teacher = fast_classifier(epochs=12)
-    vary = variation('pixel', start=150, steps=6, sampler='sde')
+    vary = Variations.presets['small']['vary']
     recipes = on_two_cores(epochs=12)
     prior = loaded('photos32')
     return attacked_and_defended(config, words, vary, prior, recipes, semi_steps=600)

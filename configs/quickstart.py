@@ -44,7 +44,6 @@ from purify.config.skeleton import skeleton
 from purify.data.sources.open_source import source
 from purify.defenses import settings as defenses
 from purify.defenses.registry import DEFENSES
-from purify.generative.open_prior import variation
 from purify.models.classifiers.registry import NETWORKS
 from purify.stages.diffusion_settings import PixelNetwork, pixel_prior
 from purify.stages.train_classifier import STRONG_AUGMENTATIONS, classifier, fast_classifier
@@ -92,14 +91,12 @@ def get_config(arg=None):
         augment |= {name: value for name, value in STRONG_AUGMENTATIONS.items() if name != 'flip'}
         config.defense = DEFENSES.part('augmentations')
     else:
-        vary = variation('pixel', sampler='sde', **recipe['vary'])
-        copies = {'copies': recipe['copies'], 'colour_transfer': False}
-        config.defense = DEFENSES.part('variations', vary=vary, **copies)
+        config.defense = DEFENSES.part('variations', defenses.preset('variations', kind))
         config.prior, epochs = prior, recipe['student_epochs']
         config.evaluation = asdict(defenses.Evaluation())
     objective = config.teacher.objective.to_dict()
     if words.distill:
-        objective = OBJECTIVES.part('distill', tau=1.0)
+        objective = OBJECTIVES.part('distill', tau=1.0, alpha=recipe['alpha'])
     config.student = recipe['classifier'](epochs=epochs, objective=objective, augment=augment)
     return config
 
@@ -117,8 +114,7 @@ def digits(words):
         'epochs': 30,
         'student_epochs': 15,
         'prior': defenses.loaded('digits'),
-        'vary': {'start': 300, 'steps': 6},
-        'copies': 3,
+        'alpha': 0.5,
     }
 
 
@@ -148,8 +144,7 @@ def photographs(words):
         'epochs': epochs,
         'student_epochs': epochs,
         'prior': defenses.loaded('photos32') if known else trained,
-        'vary': {'start': 150, 'steps': 6},
-        'copies': 2,
+        'alpha': 0.9,
     }
 
 

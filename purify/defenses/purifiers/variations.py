@@ -12,9 +12,9 @@ from purify.core.randomness import id_keys, stream_key
 from purify.core.types import Facts, Settings, Tree
 from purify.data.colour import colour_transfer
 from purify.defenses.method import Context, Defense, Method, Models, Outcome, Purifier, Step
-from purify.defenses.needs import Needs
+from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import student_step
-from purify.generative.open_prior import VARIATION_MODELS
+from purify.generative.open_prior import VARIATION_MODELS, variation
 from purify.generative.pixel_prior import Prior
 from purify.train.inference import Rows, Rule
 from purify.train.objectives.tasks import resize_to, signed_images
@@ -39,6 +39,18 @@ class Variations(Limited, Purifier, Defense, place='defense.'):
     dtype: str = 'float32'
 
     needs: ClassVar[Needs] = Needs(prior=True, dataset=True)
+    presets: ClassVar[Presets] = {
+        'digits': {
+            'vary': variation('pixel', sampler='sde', start=300, steps=6),
+            'copies': 3,
+            'colour_transfer': False,
+        },
+        'small': {
+            'vary': variation('pixel', sampler='sde', start=120, steps=3),
+            'copies': 2,
+            'colour_transfer': False,
+        },
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
