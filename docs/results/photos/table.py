@@ -56,8 +56,36 @@ def survival_rows() -> list[list[str]]:
     return rows
 
 
+def tuning_rows() -> list[list[str]]:
+    """One row for each student of the tuning."""
+    rows = []
+    for run in read_lines(RAW / '2026-12-01-tuning' / 'students.jsonl'):
+        cells = [f'{run["attack"]}, {run["seed"]}', run['start'], run['steps'], run['copies']]
+        cells += ['on' if run['colour_transfer'] else 'off', run['alpha'], run['epochs']]
+        cells += [percent(run['teacher'][name]) for name in ('acc', 'asr')]
+        cells += [percent(run['student'][name]) for name in ('acc', 'asr', 'ra')]
+        rows.append([str(cell) for cell in cells])
+    return rows
+
+
+def report_rows() -> list[list[str]]:
+    """One row for each reported run of the quickstart."""
+    rows = []
+    for path in sorted((RAW / '2026-12-01-quickstart').glob('*.json'), reverse=True):
+        run = read_json(path)
+        cells = [run['attack']['name'], str(run['seeds']['poison'])]
+        cells += [say_part(run['teacher'], name) for name in ('acc', 'asr')]
+        cells += [say_part(run['student'], name) for name in ('acc', 'asr', 'ra')]
+        rows.append([*cells, f'{run["cost"]["seconds"] / 60:.0f} min'])
+    return rows
+
+
 def main() -> None:
     """Prints all tables."""
+    sides = ['teacher ACC', 'teacher ASR', 'student ACC', 'student ASR', 'student RA']
+    print_table('The quickstart', ['attack', 'seed', *sides, 'run'], report_rows())
+    head = ['attack, seed', 'T', 'steps', 'copies', 'colour transfer', 'alpha', 'epochs']
+    print_table('Students of the tuning', [*head, *sides], tuning_rows())
     head = ['channels', 'predicts', 'optimiser', 'rate', 'parameters', 'steps', 'processor s']
     head += [f't = {t}' for t in STEPS]
     print_table('Short trainings: PSNR of one call', head, trial_rows(), 3)
