@@ -1,8 +1,11 @@
-"""Draws the pictures of the front page and of Start from two finished runs.
+"""Draws the pictures of the documentation from three finished runs.
 
 purify run --config dataelixir:seed=11 --workdir runs/dataelixir
 purify run --config quickstart --workdir runs/quickstart
-python docs/pictures/draw.py runs/dataelixir runs/quickstart docs/pictures
+purify run --config quickstart:source=arrays:DIR --workdir runs/photographs
+python docs/pictures/draw.py runs/dataelixir runs/quickstart runs/photographs docs/pictures
+
+DIR is described in docs/results/photos.
 """
 
 import csv
@@ -74,22 +77,28 @@ def draw_verdicts(run: Path, file: Path) -> None:
     plt.close(figure)
 
 
+def has_board(image: np.ndarray) -> bool:
+    """Whether the quickstart's checkerboard is at the lower right, or a pixel away from it."""
+    boards = [(np.indices((3, 3)).sum(0) + first) % 2 * 255 for first in (0, 1)]
+    corners = image[-3:, -3:, 0], image[-4:-1, -4:-1, 0]
+    return any((corner == board).all() for corner in corners for board in boards)
+
+
 def draw_variations(run: Path, file: Path) -> None:
-    """Poisoned and clean images of the quickstart, and the three variations of each."""
+    """Poisoned and clean images of the quickstart, and the variations of each."""
     given, varied = read_images(run / 'poisoned'), read_images(run / 'purified')
-    corner = lambda record: record['image'][-4:-1, -4:-1, 0]
-    # The checkerboard is the only trigger of the quickstart.
-    board = ((np.indices((3, 3)).sum(0) + 1) % 2 * 255).astype(np.uint8)
-    bad = [id for id in sorted(given) if (corner(given[id][0]) == board).all()][:4]
-    good = [id for id in sorted(given) if not (corner(given[id][0]) == board).all()]
+    stamped = [id for id in sorted(given) if has_board(given[id][0]['image'])]
+    bad, good = stamped[:4], sorted({*given} - {*stamped})
     good = [next(id for id in good if given[id][0]['label'] == label) for label in (2, 3, 6, 9)]
-    figure, panels = plt.subplots(4, 8, figsize=(9.5, 5.2))
+    copies = len(varied[bad[0]])
+    figure, panels = plt.subplots(1 + copies, 8, figsize=(9.5, 1.3 + 1.3 * copies))
     for column, id in enumerate([*bad, *good]):
         record, colour = given[id][0], RED if id in bad else GREY
         show(panels[0, column], record['image'], f'labelled {int(record["label"])}', colour)
         for copy, made in enumerate(varied[id]):
             show(panels[1 + copy, column], made['image'], colour=GREY)
-    for line, text in enumerate(('as it came', 'variation 1', 'variation 2', 'variation 3')):
+    lines = ('as it came', *(f'variation {1 + copy}' for copy in range(copies)))
+    for line, text in enumerate(lines):
         panels[line, 0].set_ylabel(text, fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
@@ -118,10 +127,11 @@ def draw_scores(run: Path, file: Path) -> None:
     plt.close(figure)
 
 
-def main(dataelixir: str, quickstart: str, folder: str) -> None:
+def main(dataelixir: str, quickstart: str, photographs: str, folder: str) -> None:
     """Draws all pictures into `folder`."""
     draw_verdicts(Path(dataelixir), Path(folder) / 'verdicts.png')
     draw_variations(Path(quickstart), Path(folder) / 'variations.png')
+    draw_variations(Path(photographs), Path(folder) / 'photographs.png')
     draw_scores(Path(quickstart), Path(folder) / 'scores.png')
 
 
