@@ -106,8 +106,8 @@ def read_words(arg):
     own |= {'objective', 'init_from', 'prior'} if words.defense not in generators else set()
     if idle := sorted(name for name in own if words[name] != WORDS[name]):
         raise ValueError(
-            f'{", ".join(idle)}: defense={words.defense} has no use for that; it is for'
-            ' defense=generation.'
+            f'{", ".join(idle)}: defense={words.defense} has no use for that; only a defence that'
+            ' trains or asks a generator has (see the words of this config).'
         )
     if words.guidance != 'usual' and not re.fullmatch(r'\d+(\.\d*)?|\.\d+', words.guidance):
         raise ValueError(f'guidance={words.guidance!r} must be a number, the scale s = 1 + w.')

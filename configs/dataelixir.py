@@ -150,7 +150,8 @@ def cifar10_small(words):
     attack(config, words)
     own = pixel_prior(PHOTOS32, steps=2000, batch=32, lr=1e-3, augment=FLIP)
     changes = {} if words.defense == 'none' else defenses.preset(words.defense, 'small')
-    return defended(config, words, changes, semi_steps=1500, published='photos32', own=own)
+    given = {'semi_steps': 1500, 'published': 'photos32', 'own': own, 'held_out': 10_000}
+    return defended(config, words, changes, **given)
 
 
 def cifar10(words):

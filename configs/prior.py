@@ -72,7 +72,9 @@ def get_config(arg=None):
     if words.photos32 and (words.source == 'digits' or (words.size_px, words.channels) != (32, 3)):
         raise ValueError('photos32 needs photographs, in colour at 32 px: source=arrays:DIR.')
     if words.photos32 and words.distill != 'none':
-        raise ValueError('photos32 trains that prior; to distil it, say distill=photos32 alone.')
+        raise ValueError(
+            'photos32 trains that prior; to distil it, say distill=photos32,source=arrays:DIR.'
+        )
     make = photos32 if words.photos32 else digits if words.source == 'digits' else photographs
     config = make(words)
     if words.distill != 'none':
@@ -140,7 +142,7 @@ def photographs(words):
 
 
 def distilled(prior, words):
-    """As long a training as that of such a prior, at 15 % of its learning rate."""
+    """As long a training as that of a prior for such images, at 15 % of its learning rate."""
     shared = {name: prior[name] for name in ('batch', 'augment', 'stored_dtype', 'data')}
     shared |= {'steps': prior.steps, 'dtype': prior.network.dtype}
     how = {'optim': OPTIMIZERS.part('adam', lr=0.15 * prior.optim.lr), 'ema_decay': 0.999}

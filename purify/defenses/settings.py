@@ -9,7 +9,6 @@ from purify.defenses.filters.score_filter import SCORES
 from purify.defenses.filters.spectral import Spectral
 from purify.defenses.method import Defense
 from purify.defenses.registry import DEFENSES
-from purify.train.objectives.registry import OBJECTIVES
 from purify.train.optim import OPTIMIZERS
 
 
@@ -106,14 +105,14 @@ def defend(
 ) -> None:
     """Gives a config that has its teacher a defence: `defense`, `student`, and what else it needs.
 
-    The student has the teacher's network and recipe; what MixMatch trains, of DBD and ASD, has Adam
-    and `semi_steps`, as its authors'. `changes` are to the defence's settings (see
-    `Registry.part`). The `prior` is given where the defence asks one.
+    The student has the teacher's network and recipe, objective included; what MixMatch trains, of
+    DBD and ASD, has Adam and `semi_steps`, as its authors'. `changes` are to the defence's settings
+    (see `Registry.part`). The `prior` is given where the defence asks one.
     """
     kind: type[Defense] = DEFENSES.bare(name)
     needs, teacher = kind.needs, config.teacher.to_dict()
     config.defense = DEFENSES.part(name, kind.after(teacher), changes or {})
-    student = teacher | {'objective': OBJECTIVES.part('classify'), 'load': ''}
+    student = teacher | {'load': ''}
     if needs.steps:
         steady = OPTIMIZERS.part('adam', lr=2e-3, schedule='constant')
         student |= {'optim': steady, 'epochs': 0, 'steps': semi_steps, 'batch': 64, 'init_from': ''}

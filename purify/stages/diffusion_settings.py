@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from purify.core.limits import Limited, Natural, ShareOrZero
 from purify.core.types import Facts, Settings
 from purify.diffusion.preconditioning import Preconditioning
 from purify.train.optim import OPTIMIZERS
@@ -112,7 +113,7 @@ class DistilledPrior(PixelTraining):
 
 
 @dataclass(frozen=True)
-class Timesteps:
+class Timesteps(Limited, place='prior.timesteps.'):
     """The `timesteps` of a prior's training: which of its schedule are drawn more often.
 
     A prior that varies images is asked about early timesteps only, so these count most. It stays a
@@ -123,8 +124,8 @@ class Timesteps:
       share: ... have this share of all draws, at most just under 1; 0 for both: all are alike.
     """
 
-    below: int = 0
-    share: float = 0.0
+    below: Natural = 0
+    share: ShareOrZero = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,8 @@ def pixel_generator(
 ) -> Facts:
     """A class-conditional diffusion model on pixels, trained on the poisoned images.
 
-    The objective 'ddpm' learns the noise on a linear schedule of 1,000 steps, 'edm' is that of
+    The objective 'ddpm' has a linear schedule of 1,000 steps, of whose states it learns the
+    `prediction`; 'edm' is that of
     Karras et al. 2022. `run` is of `Denoising`.
 
     Args:

@@ -1,5 +1,6 @@
 """Diffusion models on pixels: how settings describe them, and their folders on disk."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from purify.generative.open_prior import load_variation_model
 from purify.generative.pixel_generator import make_preconditioning, read_schedule
 from purify.generative.pixel_prior import PixelPrior
 from purify.models.diffusers.unet2d import UNet2DModel
-from purify.models.files.weights import write_folder
+from purify.models.files.weights import abstract, write_folder
+from purify.stages.diffusion_settings import Timesteps
 from purify.train.objectives.consistency import Consistency
 from purify.train.objectives.denoise import Denoise, DenoisePreconditioned
 from purify.train.objectives.tasks import Task
@@ -52,11 +54,12 @@ def prior_builder(settings: Settings, channels: int, classes: int = 0) -> tuple[
 def make_denoiser(settings: Settings, graph: Any, classes: int = 0) -> tuple[Task, Facts]:
     """Makes the task of a prior or generator, and the scheduler_config.json that goes with it.
 
-    A prior has no `objective` and is told no classes: it learns the noise of its `schedule`.
+    A prior has no `objective` and is told no classes: it learns to denoise on its `schedule`.
     """
     objective, size_px = settings.get('objective'), settings['network']['sample_size']
     if objective is None:
-        drawn = {'schedule': settings['schedule'], **settings['timesteps']}
+        often = asdict(Timesteps(**settings['timesteps']))
+        drawn = {'schedule': settings['schedule'], **often}
         objective = {'name': 'ddpm', 'drop': 0.0, **drawn}
     rest = (size_px, settings['ema_decay'], classes, objective['drop'])
     if objective['name'] == 'ddpm':
@@ -116,7 +119,23 @@ def read_start(folder: Path, like: Tree, settings: Settings, *, weights: bool = 
             f'init_from={folder}: its network is another than this one: of {odd[0]} it has'
             f' {theirs.get(odd[0])}, here is {asked.get(odd[0])}. Give both the same `network`.'
         )
+    _check_same(folder, start, settings)
     return {'params': params, 'stats': start.weights['stats']}
+
+
+def _check_same(folder: Path, start: PixelPrior, settings: Settings) -> None:
+    """Refuses a start whose network does something else with the same weights."""
+    weights = start.weights
+    theirs = nnx.merge(start.graph, weights['params'], weights['stats']).config
+    ours: Any = abstract(prior_builder(settings['network'], start.channels)[1])
+    free = ('sample_size', 'dropout', 'num_class_embeds', 'num_train_timesteps')
+    plain = lambda value: list(value) if isinstance(value, tuple) else value
+    for name in sorted({*ours.config} - {*free}):
+        if plain(ours.config[name]) != plain(theirs.get(name)) and not name.startswith('_'):
+            raise UserError(
+                f'init_from={folder}: its network has {name}={theirs.get(name)}, and here is'
+                f' {ours.config[name]}. Give both the same `network`.'
+            )
 
 
 def make_consistency(

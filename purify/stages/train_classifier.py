@@ -83,7 +83,8 @@ def fast_classifier(
     Nesterov's SGD, shifted and alternately mirrored images, smoothed labels, an average of the
     weights. The rate rises and falls in straight lines; its peak is the published one for batches
     of 1,024, scaled to ours. The published average is mixed back into the weights now and then;
-    ours is kept beside them.
+    ours is kept beside them. Smoothed labels and the average belong to its usual objective: where
+    another is given, that of a student who distils, there are none.
 
     Args:
       epochs: passes over the training images.

@@ -95,6 +95,8 @@ def test_the_evaluation_gets_what_the_outcome_names():
         ('quickstart.py:', 'teacher: fast'),
         ('castle_walls.py:setting=cifar10_small,', 'teacher: fast'),
         ('relabel.py:setting=cifar10_small,', 'teacher: fast'),
+        ('cifar10.py:small,', 'teacher: fast'),
+        ('dataelixir.py:setting=cifar10_small,', 'teacher: fast'),
     ],
 )
 def test_a_whole_run_on_photographs_can_be_traced(tmp_path, words, network):

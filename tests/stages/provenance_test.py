@@ -256,7 +256,7 @@ def test_an_embedded_prior_that_has_seen_the_images_is_warned_of(tmp_path, monke
         assert describe_prior(tmp_path, config, others)['warning'] == ''
 
 
-def test_the_marks_of_photos32_are_of_its_images():
+def test_photos32_has_64_marks_of_its_30_000_images():
     told = read_json(EMBEDDED['photos32'] / 'seen.json')
     assert told['images'] == 30_000
     assert len(set(told['marks'])) == 64

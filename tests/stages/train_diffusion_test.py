@@ -101,6 +101,9 @@ def test_a_prior_learns_at_the_timesteps_of_its_settings():
     task, scheduler = make_denoiser(prior, None)
     assert (task.below, task.share) == (400, 0.9)
     assert scheduler['prediction_type'] == 'v_prediction'
+    for wrong, told in (({'below': -1}, 'below=-1'), ({'share': 0.5}, ': below=0 and share=0.5')):
+        with pytest.raises(UserError, match=f'^prior.timesteps.?{told}'):
+            make_denoiser(prior | {'timesteps': {'below': 0, 'share': 0.0} | wrong}, None)
 
 
 def test_a_prior_that_does_not_learn_stays_what_it_started_from(finished, tmp_path):
@@ -137,6 +140,7 @@ def test_a_generator_starts_as_the_prior_whatever_the_class(finished):
         ({'name': 'edm'}, 'this training is of edm'),
         ({'network': {'block_out_channels': (12,)}}, 'of .* it has .*8.*, here is .*12'),
         ({'network': {'layers_per_block': 2}}, 'it has None'),
+        ({'network': {'norm_num_groups': 2}}, 'has norm_num_groups=4, and here is 2'),
     ],
 )
 def test_a_start_of_another_kind_is_refused(finished, changes, said):

@@ -118,7 +118,8 @@ def open_source(
     if held + train_size > len(train):
         raise UserError(
             f'source {name}: {held} reference + {train_size} training images asked, but there are'
-            f' {len(train)}.'
+            f' {len(train)}. Lower source.reference_size or source.train_size; a finished prior'
+            ' (prior=...) needs no reference images, nor do defences without a prior.'
         )
     order = stream_rng(split_seed, 'train').permutation(len(train))
     if reference == 'first':

@@ -18,6 +18,7 @@ from purify.models.classifiers.classifier import ClassifierNetwork, Conv, check_
 WHITENED_PX = 2  # side of the patches that the first layer whitens
 EPSILON = 5e-4  # added to the variances of patches, as published
 BIAS_GAIN = 8.0  # squared it is how much faster biases learn than weights: published 64
+FLOOR = 1e-5  # added to the variances of norms; published 1e-12, which blows rounding up
 ANSWER_SCALE = 1 / 9  # of what the head reads, as published
 
 
@@ -41,7 +42,7 @@ class Whitening(nnx.Module):
     def whiten(self, images: np.ndarray) -> None:
         """Sets the kernel to the eigenvectors of patches of images f32[n h w c], and minus these.
 
-        Each is divided by the root of its variance.
+        Each is divided by the root of its variance; those along which no patch differs are zero.
         """
         size, count = self.outputs // 2, 0
         moments = np.zeros((size, size))
@@ -52,7 +53,9 @@ class Whitening(nnx.Module):
             rows = patches.transpose(0, 1, 3, 4, 2).reshape(-1, size).astype(np.float64)
             moments, count = moments + rows.T @ rows, count + len(rows)
         variances, vectors = np.linalg.eigh(moments / count)
-        scaled = vectors / np.sqrt(np.maximum(variances, 0) + EPSILON)
+        # What does not occur, such as colours of grey images, would be rounding alone.
+        scale = np.where(variances > 1e-6 * variances[-1], variances + EPSILON, np.inf) ** -0.5
+        scaled = vectors * scale
         kernel = np.concatenate([scaled, -scaled], 1).astype(np.float32)
         self.kernel[...] = jnp.asarray(kernel.reshape(self.kernel[...].shape))
 
@@ -68,7 +71,7 @@ class PlainNorm(nnx.Module):
 
     def __init__(self, channels: int, momentum: float, *, rngs: nnx.Rngs):
         plain = {'use_bias': False, 'use_scale': False, 'dtype': jnp.float32}
-        self.layer = nnx.BatchNorm(channels, momentum=momentum, epsilon=1e-12, **plain, rngs=rngs)
+        self.layer = nnx.BatchNorm(channels, momentum=momentum, epsilon=FLOOR, **plain, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(channels))
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -125,7 +128,8 @@ class FastNet(ClassifierNetwork):
       widths: of the groups, in widths of the first.
       momentum: of the running means and variances of the norms; published 0.6 for batches of 1,024,
         which is 0.88 for 256.
-      dtype: what convolutions compute in; parameters, norms, pooling and the logits stay f32.
+      dtype: what convolutions compute in; parameters, norms, the last pooling and the logits stay
+        f32.
       num_classes: how many logits there are.
       channels: of the images.
       mean: what is subtracted of each channel of an image in [0, 1]; one number for all, or one

@@ -51,12 +51,12 @@ class Denoise(Limited, Task, place='generator.objective.'):
         super().__post_init__()
         if self.below >= self.schedule.steps:
             raise UserError(
-                f'timesteps.below={self.below}: the schedule has {self.schedule.steps} timesteps;'
-                ' choose fewer, or 0 to draw all alike.'
+                f'prior.timesteps.below={self.below}: the schedule has {self.schedule.steps}'
+                ' timesteps; choose fewer, or 0 to draw all alike.'
             )
         if (self.below > 0) != (self.share > 0):
             raise UserError(
-                f'timesteps.below={self.below} and timesteps.share={self.share} go together: give'
+                f'prior.timesteps: below={self.below} and share={self.share} go together: give'
                 ' both, or 0 for both.'
             )
 

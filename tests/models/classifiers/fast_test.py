@@ -8,7 +8,7 @@ from flax import nnx
 from models.classifiers.resnet_test import conv64, images
 
 from purify.core.errors import UserError
-from purify.models.classifiers.fast import FastNet, halve, identity
+from purify.models.classifiers.fast import FLOOR, FastNet, halve, identity
 
 
 def small(seed=0, **settings):
@@ -34,7 +34,7 @@ def forward64(network, x):
                 x = x[:, : 2 * high, : 2 * wide]
                 x = x.reshape(len(x), high, 2, wide, 2, -1).max((2, 4))
             mean, variance = (np.asarray(v[...], float) for v in (norm.layer.mean, norm.layer.var))
-            x = gelu64((x - mean) / np.sqrt(variance + 1e-12) + 8 * np.asarray(norm.bias[...]))
+            x = gelu64((x - mean) / np.sqrt(variance + FLOOR) + 8 * np.asarray(norm.bias[...]))
     return x.max((1, 2)) / 9 @ np.asarray(network.head.kernel[...], np.float64)
 
 
@@ -58,6 +58,21 @@ def test_fitted_to_images_its_first_layer_gives_uncorrelated_values_of_variance_
     half = values[..., :12].reshape(-1, 12)
     np.testing.assert_allclose(half.T @ half / len(half), np.eye(12), atol=0.05)
     np.testing.assert_allclose(values[..., 12:], -values[..., :12], atol=1e-4)
+
+
+def test_grey_images_in_three_channels_do_not_become_rounding():
+    """A third of the directions occur; the rest is left at zero, and changes nothing."""
+    rng = np.random.default_rng(0)
+    smooth = rng.random((50, 12, 12, 1)).cumsum(1).cumsum(2)
+    pixels = np.uint8(255 * smooth / smooth.max()).repeat(3, -1)
+    network = small()
+    network.fit_to(pixels)
+    lengths = np.linalg.norm(np.asarray(network.whitening.kernel[...]).reshape(12, 24), axis=0)
+    assert (lengths > 0).sum() == 8
+    x = pixels[:10] / 255.0
+    tinted = x + 1e-6 * rng.normal(size=x.shape)
+    plain, other = (network(jnp.asarray(x, jnp.float32), train=False) for x in (x, tinted))
+    np.testing.assert_allclose(plain, other, atol=1e-3)
 
 
 def test_the_fitted_layer_is_not_learned():
