@@ -20,9 +20,8 @@ from purify.core.writers import WRITERS
 from purify.defenses.method import Method
 from purify.evaluation.shape import shape_evaluation
 from purify.generative.open_prior import load_variation_model
-from purify.models.files.hub import EMBEDDED
 from purify.stages.known import Diagnosis, Known
-from purify.stages.named_folders import encoder_folder, prior_folder
+from purify.stages.named_folders import encoder_folder, is_local, prior_folder
 from purify.stages.registry import KINDS
 from purify.stages.stage_lists import Find
 from purify.stages.train_diffusion import shape_distilled, shape_prior
@@ -41,12 +40,12 @@ def check(config: Settings, *, fetched: bool = False) -> Diagnosis:
     found = Diagnosis()
     finds = [find if fetched else partial(_find, find) for find in (prior_folder, encoder_folder)]
     found.attempt('stages', lambda: make_stages(config, *finds))
-    known = Known(found, config, shape_data(found, config), {})
+    known = Known(found, config, shape_data(found, config), {}, fetched=fetched)
     shape_attacker(known)
     if 'prior' in config:
-        known = replace(known, prior=_prior(known, fetched))
+        known = replace(known, prior=_prior(known))
     if 'encoder' in config:
-        known = replace(known, encoder=_encoder(found, config['encoder'], fetched))
+        known = replace(known, encoder=_encoder(known, config['encoder']))
     method = found.attempt('defense', lambda: make_method(config)) or Method()
     for step in method.steps:
         found.attempt(step.name, lambda step=step: KINDS[step.kind].shape(known, step))
@@ -58,16 +57,10 @@ def check(config: Settings, *, fetched: bool = False) -> Diagnosis:
 
 def _find(find: Find, load: str, revision: str) -> tuple[Path, str]:
     """Like `find`, but leaves the hub alone."""
-    return find(load, revision) if _is_local(load) else (Path(load), 'on the hub')
+    return find(load, revision) if is_local(load) else (Path(load), 'on the hub')
 
 
-def _is_local(load: str) -> bool:
-    here = load.startswith(('/', './', '../', '~')) or user_path(load).exists()
-    file = Path(load).suffix in ('.safetensors', '.pt', '.pth')
-    return here or file or load in EMBEDDED or load.count('/') != 1
-
-
-def _prior(known: Known, fetched: bool) -> Any:
+def _prior(known: Known) -> Any:
     """The configured prior as shapes, or None and a problem."""
     found, config, part = known.found, known.config, known.config['prior']
     if 'load' not in part:
@@ -77,20 +70,19 @@ def _prior(known: Known, fetched: bool) -> Any:
             )
         if 'distill' not in part:
             return found.attempt('prior', lambda: shape_prior(known, part))
-        finished = _finished(known, part | {'load': part['distill']}, _PLAIN, fetched)
+        finished = _finished(known, part | {'load': part['distill']}, _PLAIN)
         return found.attempt('prior', lambda: finished and shape_distilled(known, part, finished))
-    return _finished(known, part, _opened(config), fetched)
+    return _finished(known, part, _opened(config))
 
 
-def _finished(known: Known, part: Settings, opened: Facts, fetched: bool) -> Any:
+def _finished(known: Known, part: Settings, opened: Facts) -> Any:
     """A finished prior as shapes, or None and a problem."""
     found, config = known.found, known.config
-    if fetched or _is_local(part['load']):
+    if known.may_open('prior', part['load']):
         find = lambda: prior_folder(part['load'], part['revision'])[0]
         load = lambda: load_variation_model(find(), weights=False, **opened)
         return found.attempt('prior', load)
     model = _wanted_prior(config['defense']) if 'defense' in config else 'pixel'
-    _note_download(found, 'prior', part)
     return found.attempt('prior', lambda: published_prior(model, **opened))
 
 
@@ -101,20 +93,12 @@ def _wanted_prior(defense: Settings) -> str:
     return defense.get('vary', {}).get('model', 'pixel')
 
 
-def _encoder(found: Diagnosis, part: Settings, fetched: bool) -> Any:
+def _encoder(known: Known, part: Settings) -> Any:
     """The configured finished encoder as shapes, or None and a problem."""
-    if fetched or _is_local(part['load']):
+    if known.may_open('encoder', part['load']):
         find = lambda: encoder_folder(part['load'], part['revision'])[0]
-        return found.attempt('encoder', lambda: open_encoder(find(), weights=False))
-    _note_download(found, 'encoder', part)
+        return known.found.attempt('encoder', lambda: open_encoder(find(), weights=False))
     return published_encoder()
-
-
-def _note_download(found: Diagnosis, name: str, part: Settings) -> None:
-    found.notes.append(
-        f'{name}: {part["load"]} is fetched from the hub at the start of a run, or given as a local'
-        ' folder'
-    )
 
 
 def _opened(config: Settings) -> Facts:

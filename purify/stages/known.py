@@ -18,6 +18,7 @@ from purify.defenses.method import Context
 from purify.models.classifiers.pytorch_weights import check_foreign
 from purify.models.files.weights import abstract
 from purify.stages.classifier import Classifier
+from purify.stages.named_folders import is_local
 from purify.stages.networks_on_disk import other_classes
 from purify.train.feed import Feed
 from purify.train.loop import Update, feed_step, make_step
@@ -127,6 +128,7 @@ class Known:
       sizes: how many images a step makes, by step.
       traced: the updates traced so far by fingerprint, so that equal ones are traced once.
       generators: those so far by name, as shapes, None for one whose tracing failed.
+      fetched: whether all that is on the hub was fetched already.
     """
 
     found: Diagnosis
@@ -139,6 +141,20 @@ class Known:
     sizes: dict[str, int] = field(default_factory=dict)
     traced: dict[str, Program] = field(default_factory=dict)
     generators: Settings = field(default_factory=dict)
+    fetched: bool = False
+
+    def may_open(self, name: str, load: str) -> bool:
+        """Whether a finished model can be opened now; notes that a run fetches one on the hub.
+
+        `name` is its part of the config, `load` what is loaded.
+        """
+        if self.fetched or is_local(load):
+            return True
+        self.found.notes.append(
+            f'{name}: {load} is fetched from the hub at the start of a run, or given as a local'
+            ' folder'
+        )
+        return False
 
     @property
     def context(self) -> Context:

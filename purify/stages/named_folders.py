@@ -7,7 +7,7 @@ from purify.core.errors import UserError
 from purify.core.files import fingerprint, sha256_of, user_path
 from purify.engine.finished import DONE, STATE, check_files, files_of, read_done
 from purify.generative.sscd_encoder import PUBLISHED, copy_file
-from purify.models.files.hub import COMPONENTS, INDEX, read_index, resolve
+from purify.models.files.hub import COMPONENTS, EMBEDDED, INDEX, read_index, resolve
 from purify.stages.networks_on_disk import NETWORK_FILE, read_facts
 
 _READ = ('.safetensors', '.json', '.txt')  # of a prior's folder
@@ -53,6 +53,13 @@ def _check_stage(path: Path) -> None:
 
 def _digests(folder: Path) -> dict[str, str]:
     return {name: _digest(file) for name, file in files_of(folder).items()}
+
+
+def is_local(load: str) -> bool:
+    """Whether what a user names is on this machine, or could only be; else it is on the hub."""
+    here = load.startswith(('/', './', '../', '~')) or user_path(load).exists()
+    file = Path(load).suffix in ('.safetensors', '.pt', '.pth')
+    return here or file or load in EMBEDDED or load.count('/') != 1
 
 
 def prior_folder(load: str, revision: str) -> tuple[Path, str]:

@@ -100,15 +100,21 @@ def shape_prior(known: Known, part: Settings) -> PixelPrior:
     _, build = prior_builder(part['network'], data.channels)
     graph, weights = abstract_network(build)
     task, _ = make_denoiser(part, graph)
-    shape_training(known, 'prior', part, task, build, _shape_start(part, weights))
+    start = _shape_start(known, 'prior', part, weights)
+    shape_training(known, 'prior', part, task, build, start)
     known.found.notes.append(f'prior: UNet2DModel, {count_numbers(weights["params"]):,} parameters')
     return PixelPrior(graph, weights, read_schedule(part['schedule']), size, data.channels)
 
 
-def _shape_start(part: Settings, like: Tree) -> Tree:
-    """The weights that a training starts from, as shapes; None for fresh ones."""
+def _shape_start(known: Known, name: str, part: Settings, like: Tree) -> Tree:
+    """The weights that a training starts from, as shapes; None for fresh ones.
+
+    A model that is still on the hub is taken to fit.
+    """
     if not part['init_from']:
         return None
+    if not known.may_open(f'{name}.init_from', part['init_from']):
+        return like
     return read_start(prior_folder(part['init_from'], '')[0], like, part, weights=False)
 
 
@@ -134,7 +140,7 @@ def shape(known: Known, step: Step) -> None:
         _, build = prior_builder(part['network'], data.channels, data.classes)
         graph, weights = abstract_network(build)
         task, _ = make_denoiser(part, graph, data.classes)
-        start, kind = _shape_start(part, weights), 'UNet2DModel'
+        start, kind = _shape_start(known, step.name, part, weights), 'UNet2DModel'
         images = part['network']['sample_size'], data.channels, data.names
         generator = make_pixel_generator(graph, weights, part['objective'], *images)
     shape_training(known, step.name, part, task, build, start)

@@ -16,6 +16,7 @@ from purify.defenses.measures import Features
 from purify.defenses.method import Defense, Guard, Method, Outcome, Step
 from purify.defenses.registry import DEFENSES
 from purify.engine.chain import Chain
+from purify.models.files import hub
 from purify.stages import train_classifier
 from purify.stages.kind import Kind
 from purify.stages.registry import KINDS
@@ -294,3 +295,15 @@ def test_a_trigger_picture_is_told_apart_by_what_it_holds(tmp_path):
     (tmp_path / 'p.png').write_bytes(b'two')
     os.utime(tmp_path / 'p.png', ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert '' != before != prepared({}, attack)
+
+
+@pytest.mark.long
+def test_a_start_on_the_hub_is_noted_and_not_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, '_download', None)
+    write_pictures(tmp_path, 300, 20)
+    words = f'setting=cifar10_small,source=arrays:{tmp_path},init_from=someone/prior'
+    config = load_config(f'{ROOT}/configs/castle_walls.py:{words}')
+    config['source'] |= {'train_size': 300, 'test_size': 20, 'skip': 0}
+    found = check(config)
+    assert not found.problems
+    assert any('someone/prior is fetched from the hub' in note for note in found.notes)
