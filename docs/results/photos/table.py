@@ -46,13 +46,15 @@ def curve_rows() -> list[list[str]]:
 
 
 def survival_rows() -> list[list[str]]:
-    """What the poisoned teacher says of varied training images, by chain."""
-    lines = read_lines(RAW / '2026-12-01-tuning' / 'survival.jsonl')
+    """What a poisoned teacher says of varied training images, by attack and chain."""
+    folder = RAW / '2026-12-01-tuning'
+    lines = read_lines(folder / 'survival.jsonl') + read_lines(folder / 'survival-blended.jsonl')
     rows = []
-    for line in {line['chain']: line for line in lines}.values():
+    for line in {(line['attack'], line['chain']): line for line in lines}.values():
         sampler, start, steps = [*line['chain'].split(':'), '', ''][:3]
         shares = [percent(line[name]) for name in ('target', 'true_poisoned', 'true_others')]
-        rows.append([sampler, start or '–', steps or '–', *shares])
+        attack = f'{line["attack"]}, {line["seed"]}'
+        rows.append([attack, sampler, start or '–', steps or '–', *shares])
     return rows
 
 
@@ -95,8 +97,9 @@ def main() -> None:
     print_table(
         'A teacher on 10,000 images, seed 10', ['network', 'ACC', 'ASR'], [['`fast`', *cells]]
     )
-    head = ['sampler', 'T', 'steps', 'poisoned: target', 'poisoned: true', 'others: true']
-    print_table('What that teacher says of varied training images', head, survival_rows())
+    head = ['attack, seed', 'sampler', 'T', 'steps']
+    head += ['poisoned: target', 'poisoned: true', 'others: true']
+    print_table('What a teacher says of varied training images', head, survival_rows())
 
 
 if __name__ == '__main__':
