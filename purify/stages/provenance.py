@@ -179,7 +179,7 @@ def _warn_of_seen(folder: Path, images: Iterable[np.ndarray]) -> str:
     return (
         f'This prior was trained on some of these very images, about {about:,} by the {found} of'
         f' {len(marks)} whose marks are known: it knows what it is to purify. Leave them out'
-        ' (source.skip), or take another prior.'
+        ' (source.skip, where images come in the order of their source), or take another prior.'
     )
 
 
