@@ -29,7 +29,7 @@ class GroupNorm(nnx.GroupNorm):
         near = jax.lax.stop_gradient(x[few].mean(pixels, keepdims=True))
         offset = (x - near).mean(pixels, keepdims=True)
         square = jnp.square(x - near).mean(pixels, keepdims=True)
-        mean, variance = near + offset, jnp.maximum(square - jnp.square(offset), 0)
+        mean, variance = near + offset, jax.nn.relu(square - jnp.square(offset))
         in_groups = lambda value: value.reshape(len(x), self.num_groups, self.group_size)
         means, variances = in_groups(mean), in_groups(variance)
         middle = means.mean(-1, keepdims=True)

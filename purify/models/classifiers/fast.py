@@ -111,11 +111,26 @@ def identity(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
 def halve(x: jax.Array) -> jax.Array:
     """The largest of every 2x2 pixels, [b h w c] -> [b h/2 w/2 c]; an odd last row is left out.
 
-    Reshaped, because XLA's CPU backend takes long for the gradient of a pool.
+    By slices, because XLA's CPU backend takes long for the gradient of a pool.
     """
-    batch, high, wide, channels = x.shape
-    even = x[:, : high // 2 * 2, : wide // 2 * 2]
-    return even.reshape(batch, high // 2, 2, wide // 2, 2, channels).max((2, 4))
+    high, wide = (size // 2 * 2 for size in x.shape[1:3])
+    rows = larger(x[:, 0:high:2], x[:, 1:high:2])
+    return larger(rows[:, :, 0:wide:2], rows[:, :, 1:wide:2])
+
+
+def larger(x: jax.Array, other: jax.Array) -> jax.Array:
+    """The larger of two arrays [...], with the gradient to the one that was taken.
+
+    `jnp.maximum` and `max` find it again by equality. A compiler that rounds a value otherwise the
+    second time then loses the gradient, or makes it NaN.
+    """
+    return jnp.where(other > x, other, x)
+
+
+def largest(maps: jax.Array) -> jax.Array:
+    """The largest of all pixels, [b h w c] -> [b c], with the gradient to it as in `larger`."""
+    pixels = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+    return jnp.take_along_axis(pixels, pixels.argmax(1, keepdims=True), axis=1)[:, 0]
 
 
 class FastNet(ClassifierNetwork):
@@ -184,4 +199,4 @@ class FastNet(ClassifierNetwork):
 
     def pool(self, maps: jax.Array, *, train: bool, key: jax.Array | None = None) -> jax.Array:
         """Reduces the last feature maps to the largest value of each channel, scaled down."""
-        return ANSWER_SCALE * maps.max((1, 2))
+        return ANSWER_SCALE * largest(maps)

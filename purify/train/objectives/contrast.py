@@ -41,8 +41,9 @@ def unit(points: jax.Array) -> jax.Array:
     A point of length 0 has no direction: it stays at 0, and no gradient pulls at it.
     """
     square = jnp.square(points).sum(-1, keepdims=True)
-    scale = jax.lax.rsqrt(jnp.maximum(square, LEAST_SQUARE))
-    return points * jnp.where(square > LEAST_SQUARE, scale, 0)
+    long = square > LEAST_SQUARE
+    scale = jax.lax.rsqrt(jnp.where(long, square, 1))
+    return points * jnp.where(long, scale, 0)
 
 
 def nt_xent(first: jax.Array, second: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:

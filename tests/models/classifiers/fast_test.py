@@ -1,4 +1,5 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from flax import nnx
 from models.classifiers.resnet_test import conv64, images
 
 from purify.core.errors import UserError
-from purify.models.classifiers.fast import FLOOR, FastNet, halve, identity
+from purify.models.classifiers.fast import FLOOR, FastNet, halve, identity, largest
 
 
 def small(seed=0, **settings):
@@ -95,6 +96,15 @@ def test_halving_takes_the_largest_and_leaves_out_an_odd_last_row():
     x = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, 4, 1)
     expected = nnx.max_pool(jnp.asarray(x), (2, 2), strides=(2, 2))
     np.testing.assert_array_equal(halve(jnp.asarray(x)), expected)
+
+
+@pytest.mark.parametrize('reduce', [halve, largest])
+def test_the_gradient_goes_to_the_largest_without_a_test_of_equality(reduce):
+    """A value that is computed twice may be rounded otherwise, and is then equal to nothing."""
+    x = jnp.asarray(np.random.default_rng(0).permutation(2 * 6 * 4 * 3).reshape(2, 6, 4, 3) * 1.0)
+    slope = jax.grad(lambda x: reduce(x).sum())
+    np.testing.assert_array_equal(slope(x), np.isin(x, reduce(x)))
+    assert not re.search(r'\beq\b', str(jax.make_jaxpr(slope)(x)))
 
 
 def test_a_bias_learns_64_times_faster_than_its_parameter_says():
