@@ -103,7 +103,7 @@ def on_two_cores(*, epochs):
     """What defences train beside the teacher and the student."""
     network = NETWORKS.part('resnet', width=16, norm='group', **CIFAR_SCALE)
     encoder = simclr(network, epochs=2 * epochs, lr=2e-3, batch=128, projection=64)
-    tuned = {'epochs': float(epochs), 'lr': 5e-3}
+    tuned = {'epochs': float(epochs)}
     return {
         'relabel': {'encoder': encoder},
         'dbd': {'encoder': {'epochs': 6.0 * epochs, 'batch': 128, 'lr': 0.1}},

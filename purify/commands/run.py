@@ -27,6 +27,7 @@ from purify.core.types import Facts, Settings
 from purify.core.writers import WANDB_ID, open_writers
 from purify.data.loader import keep_decoded
 from purify.engine.chain import Chain
+from purify.evaluation.results import warn_of_seen_images
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
 # link: what the method hands over as that, whatever its step is called
@@ -74,7 +75,11 @@ def run(
         ) as writers,
         keep_decoded(settings['resident_mb'] * 2**20),
     ):
-        reused = chain.run(wanted, settings, writers)
+        reused = chain.run([name for name in wanted if name == 'prepare'], settings, writers)
+        if recorded and chain.finished('prepare') and (warning := warn_of_seen_images(chain)):
+            say(warning)
+        others = [name for name in wanted if name != 'prepare']
+        reused |= chain.run(others, settings, writers)
         chain.check()
         if recorded:
             link_stages(workdir, chain)

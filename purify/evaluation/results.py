@@ -14,6 +14,7 @@ from purify.core.types import Settings
 from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
+from purify.engine.stage import Stage
 from purify.engine.tables import read_table
 from purify.evaluation.clean_images import CleanImages
 from purify.evaluation.dissect import aims
@@ -21,6 +22,7 @@ from purify.evaluation.feature_map import read_map
 from purify.evaluation.illustrate import read_illustration
 from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
+from purify.models.files.hub import EMBEDDED
 from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Verdict
 from purify.report.results import (
@@ -35,7 +37,7 @@ from purify.report.results import (
     read_typed,
 )
 from purify.report.run import Finished, Metrics, Sample
-from purify.stages.provenance import describe_prior
+from purify.stages.provenance import describe_prior, warn_of_seen
 from purify.train.cost import Spent
 
 T = TypeVar('T')
@@ -65,7 +67,7 @@ def gather(config: Settings, chain: Chain, reused: Mapping[str, bool]) -> Result
         dissection=_numbers(chain, 'dissect', Dissection),
         replication=_numbers(chain, 'replicate', Replication),
         findings=findings,
-        prior=_provenance(config, chain),
+        prior=prior_facts(config, chain),
         cost=gather_cost(chain, reused),
         **asdict(replace(numbers, **{name: getattr(numbers, name) or UNSET for name in RARE})),
     )
@@ -149,14 +151,38 @@ def _facts(chain: Chain) -> Settings | None:
     return read_table(chain.path(found)).facts if found else None
 
 
-def _provenance(config: Settings, chain: Chain) -> PriorFacts | None:
-    """What is known of the prior that a stage of the method used."""
-    uses = [stage.inputs['prior'] for stage in chain.stages.values() if 'prior' in stage.inputs]
-    if not uses:
+def prior_facts(config: Settings, chain: Chain) -> PriorFacts | None:
+    """What is known of the prior that a stage of the method used, or that its generator began as.
+
+    It warns too if that prior has seen the images.
+    """
+    stages = chain.stages.values()
+    used = [(stage.inputs['prior'], config['prior']) for stage in stages if 'prior' in stage.inputs]
+    begun = [stage for stage in stages if 'init' in stage.inputs and _trains_pixels(stage)]
+    used += [(stage.inputs['init'], {'load': stage.settings['init_from']}) for stage in begun]
+    if not used:
         return None
-    split = Split(chain.folder('prepare') / 'poisoned', 'train')
-    images = (split[place]['image'] for place in range(min(len(split), MARKED_IMAGES)))
-    return PriorFacts(**describe_prior(chain.path(uses[0]), config, images))
+    source, part = used[0]
+    told = describe_prior(chain.path(source), part.get('load', ''), part.get('revision', ''))
+    warnings = filter(None, (warn_of_seen_images(chain), told['warning']))
+    return PriorFacts(**told | {'warning': ' '.join(warnings)})
+
+
+def _trains_pixels(stage: Stage) -> bool:
+    """Whether a stage trains a diffusion model on pixels."""
+    return 'sample_size' in stage.settings.get('network', {})
+
+
+def warn_of_seen_images(chain: Chain) -> str:
+    """Says so if a stage uses an embedded prior that was trained on the run's images; else ''.
+
+    The stage `prepare` is finished.
+    """
+    outside = {at.outside for stage in chain.stages.values() for at in stage.inputs.values()}
+    used = [folder for folder in EMBEDDED.values() if folder in outside]
+    split = Split(chain.folder('prepare') / 'poisoned', 'train') if used else ()
+    images = lambda: (split[row]['image'] for row in range(min(len(split), MARKED_IMAGES)))
+    return ' '.join(filter(None, (warn_of_seen(folder, images()) for folder in used)))
 
 
 def curves(chain: Chain) -> dict[str, Metrics]:

@@ -161,11 +161,11 @@ def mark_of(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
-def _warn_of_seen(folder: Path, images: Iterable[np.ndarray]) -> str:
-    """Says so if an embedded prior was trained on some of `images`; else ''.
+def warn_of_seen(folder: Path, images: Iterable[np.ndarray]) -> str:
+    """Says so if the prior in `folder` was trained on some of these images u8[h w c]; else ''.
 
-    Marks of a few of its training images, evenly chosen, lie beside its weights; what is among
-    these tells how many there are in all.
+    Marks of a few of an embedded prior's training images, evenly chosen, lie beside its weights;
+    what is among these tells how many there are in all. Of other priors nothing is known.
     """
     file = folder / SEEN_FILE
     if not file.is_file():
@@ -177,26 +177,22 @@ def _warn_of_seen(folder: Path, images: Iterable[np.ndarray]) -> str:
         return ''
     about = int(round(found / len(marks) * told['images'], -2))
     return (
-        f'This prior was trained on some of these very images, about {about:,} by the {found} of'
+        f'The prior was trained on some of these very images, about {about:,} by the {found} of'
         f' {len(marks)} whose marks are known: it knows what it is to purify. Leave them out'
         ' (source.skip, where images come in the order of their source), or take another prior.'
     )
 
 
-def describe_prior(
-    folder: Path, config: Settings, images: Iterable[np.ndarray] = ()
-) -> dict[str, str]:
-    """Describes the prior in `folder`, the config's `prior`, for the report.
+def describe_prior(folder: Path, load: str, revision: str) -> dict[str, str]:
+    """Describes the prior in `folder`, which a config calls `load` at `revision`, for the report.
 
     Returns {'kind', 'text', 'warning'}: one of `KINDS`, and a `warning` '' where none is due. A
-    note that comes with a published prior is told, and does not vouch for it. `images` u8[h w c]
-    are those that it is to purify.
+    note that comes with a published prior is told, and does not vouch for it. One that the run
+    trained itself has no name: `load` is ''.
     """
-    load, revision = config['prior'].get('load', ''), config['prior'].get('revision', '')
     if load in EMBEDDED:
         text = _tell({'kind': EMBEDDED_PRIOR, 'name': load})
-        warning = _warn_of_seen(EMBEDDED[load], images)
-        return {'kind': EMBEDDED_PRIOR, 'text': text, 'warning': warning}
+        return {'kind': EMBEDDED_PRIOR, 'text': text, 'warning': ''}
     notes = _unfold(read_note(folder))
     kinds = [note['kind'] for note in notes]
     told = ' It started from this: '.join(map(_tell, notes))

@@ -5,19 +5,24 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.tiny import quickstart
+from support.tiny import ROOT, quickstart, write_pictures
 
 from purify.commands import record as recording
 from purify.commands import report
 from purify.commands import run as running
 from purify.commands.call import Call
 from purify.commands.plan import make_stages
+from purify.config.load import load_config
 from purify.core.errors import UserError
 from purify.core.files import fingerprint, write_json
 from purify.data import loader
 from purify.engine.chain import Chain
 from purify.engine.stage import Input, Stage
+from purify.evaluation.results import prior_facts
+from purify.models.files.hub import EMBEDDED
+from purify.stages.provenance import mark_of
 
 
 def make_chain(folder, **handed):
@@ -208,13 +213,50 @@ def test_a_run_concludes_only_when_all_its_stages_are_finished(tmp_path, monkeyp
 
 def test_stages_keep_as_many_decoded_images_as_a_training_may_hold(tmp_path, monkeypatch):
     seen, before = [], loader._may_keep
-    monkeypatch.setattr(Chain, 'run', lambda *given: seen.append(loader._may_keep))
+
+    def look(*given):
+        seen.append(loader._may_keep)
+        return {}
+
+    monkeypatch.setattr(Chain, 'run', look)
     config = quickstart('defense=none')
     for mib in (0, 3, 4096):
         config['run']['resident_mb'] = mib
         running.run(config, [], tmp_path, None, ['prepare'])
-    assert seen == [0, 3 * 2**20, loader.CACHE_BYTES]
+    prepared, others = seen[::2], seen[1::2]
+    assert prepared == others == [0, 3 * 2**20, loader.CACHE_BYTES]
     assert loader._may_keep == before
+
+
+@pytest.mark.parametrize(
+    'words',
+    [
+        'quickstart.py:source=arrays:{}',
+        'castle_walls.py:setting=cifar10_small,source=arrays:{}',
+    ],
+)
+def test_a_run_says_at_once_that_its_prior_has_seen_the_images(
+    words, tmp_path, monkeypatch, capsys
+):
+    """One that is loaded, and one that a generator starts from."""
+    (tmp_path / 'data').mkdir()
+    folder = write_pictures(tmp_path / 'data', 80, 20)
+    prior = shutil.copytree(EMBEDDED['photos32'], tmp_path / 'photos32')
+    with np.load(folder / 'train.npz') as data:
+        images = data['images']
+    monkeypatch.setitem(EMBEDDED, 'photos32', prior)
+    monkeypatch.setattr(running, '_check_first', lambda config: None)
+    for seen in (images, 255 - images):
+        write_json(prior / 'seen.json', {'images': 80, 'marks': list(map(mark_of, seen))})
+        whole = [f'--config.source.{name}=0' for name in ('skip', 'train_size', 'test_size')]
+        config = load_config(f'{ROOT}/configs/{words.format(folder)}', whole)
+        running.run(config, [], tmp_path / 'run', None, ['prepare'])
+        warned = 'trained on some of these very images' in capsys.readouterr().err
+        assert warned == (seen is images)
+        told = prior_facts(config, Chain(make_stages(config), tmp_path / 'run' / 'stages'))
+        assert told
+        assert told.kind == 'embedded'
+        assert bool(told.warning) == (seen is images)
 
 
 def test_an_unknown_user_s_folder_is_the_user_s_error(tmp_path):

@@ -94,7 +94,7 @@ def test_a_repairer_and_a_source(tmp_path):
         '--config.source.noise=5',
         '--config.source.reference=own',
     )
-    words = 'source=bars,size_px=16,channels=1,defense=tuned'
+    words = 'source=bars,size_px=16,channels=1,network=resnet,defense=tuned'
     _, results, page = finish(words, tmp_path, *flags, '--config.source.reference_size=0')
     assert results['classes'] == ['standing', 'lying']
     assert results['trusted'] == {'images': 4}

@@ -10,7 +10,6 @@ from purify.core.files import read_json, sha256_of, write_json
 from purify.engine.chain import Chain
 from purify.generative.open_prior import load_variation_model
 from purify.models.files.hub import EMBEDDED
-from purify.stages import provenance
 from purify.stages.provenance import (
     KINDS,
     PROVENANCE_FILE,
@@ -19,6 +18,7 @@ from purify.stages.provenance import (
     note_published,
     note_training,
     read_note,
+    warn_of_seen,
 )
 
 pytestmark = pytest.mark.usefixtures('few_devices')
@@ -43,7 +43,7 @@ def add_weights(folder, text='weights'):
 
 def told(folder, part, kind):
     """The description's text, its kind and shape checked."""
-    found = describe_prior(folder, {'prior': part})
+    found = describe_prior(folder, part.get('load', ''), part.get('revision', ''))
     assert set(found) == {'kind', 'text', 'warning'}
     assert found['kind'] == kind
     assert found['kind'] in KINDS
@@ -79,7 +79,7 @@ def test_priors_trained_here_say_on_what(tmp_path):
     note_training(tmp_path, AS_THEY_CAME, 800, None)
     wanted = '800 training images of digits'
     assert wanted in told(tmp_path, {'data': 'poisoned'}, 'trained_on_poisoned')
-    assert 'table 4' in describe_prior(tmp_path, {'prior': {'data': 'poisoned'}})['warning']
+    assert 'table 4' in describe_prior(tmp_path, '', '')['warning']
 
 
 def test_a_prior_handed_to_another_run_takes_its_note_along(tmp_path):
@@ -98,7 +98,7 @@ def test_images_cut_from_the_source_under_suspicion_are_warned_of(tmp_path, how,
     note_training(tmp_path, SETTINGS | {'reference': how}, 9, None)
     for part in ({'data': 'reference'}, from_folder(tmp_path)):
         assert fragment in told(tmp_path, part, 'trained_on_held_out')
-    assert 'table 4' in describe_prior(tmp_path, {'prior': {'data': 'reference'}})['warning']
+    assert 'table 4' in describe_prior(tmp_path, '', '')['warning']
 
 
 @pytest.mark.parametrize(
@@ -242,23 +242,21 @@ def test_reference_images_held_out_of_data_that_may_be_poisoned_are_warned_of(tm
     assert 'held out' in text
 
 
-def test_an_embedded_prior_that_has_seen_the_images_is_warned_of(tmp_path, monkeypatch):
+def test_a_prior_that_has_seen_the_images_is_warned_of(tmp_path):
     """How many it has seen is told from those whose marks are known: 3 of 8 is 375 of 1,000."""
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
     write_json(tmp_path / 'seen.json', {'images': 1000, 'marks': list(map(mark_of, images[:8]))})
-    monkeypatch.setattr(provenance, 'EMBEDDED', {'photos32': tmp_path})
-    config = {'prior': {'load': 'photos32', 'revision': ''}}
-    told = describe_prior(tmp_path, config, images[5:])
-    assert told['kind'] == 'embedded'
-    assert 'about 400 by the 3 of 8' in told['warning']
-    assert 'source.skip' in told['warning']
+    warning = warn_of_seen(tmp_path, images[5:])
+    assert 'about 400 by the 3 of 8' in warning
+    assert 'source.skip' in warning
     for others in ((), images[8:], images[:8] + 1):
-        assert describe_prior(tmp_path, config, others)['warning'] == ''
+        assert warn_of_seen(tmp_path, others) == ''
+    assert warn_of_seen(tmp_path / 'other', images) == ''
 
 
 def test_photos32_has_64_marks_of_its_30_000_images():
     told = read_json(EMBEDDED['photos32'] / 'seen.json')
     assert told['images'] == 30_000
     assert len(set(told['marks'])) == 64
-    text = describe_prior(EMBEDDED['photos32'], {'prior': {'load': 'photos32'}})['text']
+    text = describe_prior(EMBEDDED['photos32'], 'photos32', '')['text']
     assert '30,000 training images of CIFAR-10' in text

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from purify.core.limits import Limited, Positive, number
-from purify.core.types import Settings
+from purify.core.types import Facts, Settings
 from purify.defenses.method import Defense, Method, Outcome, Step
 from purify.defenses.needs import Needs, Presets
 from purify.defenses.steps import train_part
@@ -36,9 +36,17 @@ class AttentionDistillation(Limited, Defense, place='defense.'):
     power: float = 2.0
 
     needs: ClassVar[Needs] = Needs(trusted={'share': 0.05})  # as the authors' clean images
+    # few trusted images of a small dataset are few updates an epoch
     presets: ClassVar[Presets] = {
-        'small': {'finetune': {'epochs': 20.0, 'lr': 5e-3}, 'epochs': 60.0, 'lr': 5e-3}
+        'digits': {'finetune': {'epochs': 20.0, 'lr': 5e-3}, 'epochs': 60.0, 'lr': 5e-3},
+        'small': {'finetune': {'epochs': 20.0}, 'epochs': 60.0},
     }
+
+    @staticmethod
+    def after(teacher: Settings) -> Facts:
+        """Settings that follow from the teacher's: the authors tune at the rate of the training."""
+        lr = teacher['optim']['lr']
+        return {'finetune': {'lr': lr}, 'lr': lr}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,6 +38,14 @@ def test_each_part_trains_with_its_own_numbers():
         assert part['optim'] == student()['optim'] | {'lr': part['optim']['lr']}
 
 
+def test_both_parts_tune_at_the_rate_that_the_teacher_was_trained_at():
+    kind, teacher = DEFENSES.bare('nad'), student()
+    part = DEFENSES.part('nad', kind.after(teacher), kind.presets['small'])
+    rate = teacher['optim']['lr']
+    assert part['finetune'] == {'epochs': 20.0, 'lr': rate}
+    assert (part['epochs'], part['lr']) == (60.0, rate)
+
+
 NAN, INF = float('nan'), float('inf')
 
 
