@@ -159,11 +159,15 @@ def prior_facts(config: Settings, chain: Chain) -> PriorFacts | None:
     stages = chain.stages.values()
     used = [(stage.inputs['prior'], config['prior']) for stage in stages if 'prior' in stage.inputs]
     begun = [stage for stage in stages if 'init' in stage.inputs and _trains_pixels(stage)]
-    used += [(stage.inputs['init'], {'load': stage.settings['init_from']}) for stage in begun]
+    used += [
+        (stage.inputs['init'], stage.settings | {'load': stage.settings['init_from']})
+        for stage in begun
+    ]
     if not used:
         return None
     source, part = used[0]
-    told = describe_prior(chain.path(source), part.get('load', ''), part.get('revision', ''))
+    named = (part['load'], part['revision']) if 'load' in part else ('', '')
+    told = describe_prior(chain.path(source), *named)
     warnings = filter(None, (warn_of_seen_images(chain), told['warning']))
     return PriorFacts(**told | {'warning': ' '.join(warnings)})
 

@@ -85,10 +85,12 @@ class Denoising(PixelTraining):
       network: see `PixelNetwork`.
       init_from: a finished model to start from, of the same network and noise: 'digits',
         'photos32', a folder in diffusers' format, or a hub id.
+      revision: of that hub id.
     """
 
     network: PixelNetwork
     init_from: str = ''
+    revision: str = ''
 
 
 @dataclass(frozen=True, kw_only=True)

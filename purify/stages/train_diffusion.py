@@ -115,7 +115,8 @@ def _shape_start(known: Known, name: str, part: Settings, like: Tree) -> Tree:
         return None
     if not known.may_open(f'{name}.init_from', part['init_from']):
         return like
-    return read_start(prior_folder(part['init_from'], '')[0], like, part, weights=False)
+    folder, _ = prior_folder(part['init_from'], part['revision'])
+    return read_start(folder, like, part, weights=False)
 
 
 def shape_distilled(known: Known, part: Settings, finished: Any) -> PixelPrior:

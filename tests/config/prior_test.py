@@ -16,6 +16,7 @@ EMBEDDED = {  # what the weights in purify/models/pretrained/digits_ddpm were tr
     'ema_decay': 0.995,
     'epochs': 0.0,
     'init_from': '',
+    'revision': '',
     'network': {
         'attention_levels': 0,
         'block_out_channels': [24, 48, 64],
