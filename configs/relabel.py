@@ -98,7 +98,7 @@ def digits(words):
     # Half of the target class.
     half = {'rate': 0.05} if name == 'label_consistent' else {}
     set_attack(config, name, {**preset(name, 'digits'), **half}, rate=words.rate)
-    small = {name: defenses.preset(name, 'digits', 'small') for name in ('relabel', *BASELINES)}
+    small = {name: defenses.preset(name, 'small') for name in ('relabel', *BASELINES)}
     return defended(config, words, small, semi_steps=1500)
 
 

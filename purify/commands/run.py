@@ -26,7 +26,7 @@ from purify.core.progress import say
 from purify.core.types import Facts, Settings
 from purify.core.writers import WANDB_ID, open_writers
 from purify.data.loader import keep_decoded
-from purify.engine.chain import Chain
+from purify.engine.chain import Chain, on_lead
 from purify.evaluation.results import warn_of_seen_images
 
 LINKS = ('poisoned', 'reference', 'teacher', 'prior', 'verdicts', 'benign', 'purified', 'student')
@@ -75,10 +75,12 @@ def run(
         ) as writers,
         keep_decoded(settings['resident_mb'] * 2**20),
     ):
-        reused = chain.run([name for name in wanted if name == 'prepare'], settings, writers)
-        if recorded and chain.finished('prepare') and (warning := warn_of_seen_images(chain)):
-            say(warning)
-        others = [name for name in wanted if name != 'prepare']
+        ready = names.index('prepare') + 1  # what comes before may take no prior
+        first = [name for name in wanted if name in names[:ready]]
+        others = [name for name in wanted if name not in first]
+        reused = chain.run(first, settings, writers)
+        if others and chain.finished('prepare'):
+            _warn_early(chain)
         reused |= chain.run(others, settings, writers)
         chain.check()
         if recorded:
@@ -88,6 +90,17 @@ def run(
             elif chain.finished('evaluate'):
                 conclude(workdir, config, chain, recorded, reused=reused, writers=writers)
     devices.barrier('run concluded')
+
+
+def _warn_early(chain: Chain) -> None:
+    """A prior that has seen the images is told of before anything is trained with it."""
+    chain.check(['prepare'])
+
+    def look() -> None:
+        if warning := warn_of_seen_images(chain):
+            say(warning)
+
+    on_lead(look)
 
 
 def _check_first(config: Settings) -> None:

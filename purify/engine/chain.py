@@ -127,7 +127,7 @@ class Chain:
                     check_files(folder, self.done(name), f'Delete {folder} and run again.')
                     self._checked.add(name)
 
-        _on_lead(look)
+        on_lead(look)
 
     def run(
         self, names: Sequence[str], run: Facts, writers: Sequence[Writer] = ()
@@ -170,7 +170,7 @@ class Chain:
                 with self.confined(stage.name):
                     stage.run(Work(stage.name, folder, inputs, stage.settings, run, writers, cost))
                 devices.barrier(f'{folder.name} finished')
-                _on_lead(lambda: self._mark_done(stage, cost))
+                on_lead(lambda: self._mark_done(stage, cost))
             except BaseException:
                 if lead:
                     write_json(folder / COST_FILE, cost.totals())
@@ -203,7 +203,7 @@ def is_stage(folder: Path) -> bool:
     return (folder / DONE).exists() or (folder / COST_FILE).exists()
 
 
-def _on_lead(act: Callable[[], None]) -> None:
+def on_lead(act: Callable[[], None]) -> None:
     """Does something on host 0 while others wait; where it fails or is stopped there, all leave."""
     trouble: BaseException | None = None
     if devices.is_lead():

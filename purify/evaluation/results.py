@@ -14,7 +14,7 @@ from purify.core.types import Settings
 from purify.core.writers import read_rows
 from purify.data.loader import Split
 from purify.engine.chain import Chain
-from purify.engine.stage import Stage
+from purify.engine.stage import Input, Stage
 from purify.engine.tables import read_table
 from purify.evaluation.clean_images import CleanImages
 from purify.evaluation.dissect import aims
@@ -22,7 +22,6 @@ from purify.evaluation.feature_map import read_map
 from purify.evaluation.illustrate import read_illustration
 from purify.evaluation.report_pictures import show_copies, show_groups
 from purify.evaluation.truth import forget, is_known, withhold
-from purify.models.files.hub import EMBEDDED
 from purify.report.dissection import Dissection, Replication
 from purify.report.findings import Verdict
 from purify.report.results import (
@@ -37,7 +36,7 @@ from purify.report.results import (
     read_typed,
 )
 from purify.report.run import Finished, Metrics, Sample
-from purify.stages.provenance import describe_prior, warn_of_seen
+from purify.stages.provenance import describe_prior, warn_of_seen, worst
 from purify.train.cost import Spent
 
 T = TypeVar('T')
@@ -152,41 +151,51 @@ def _facts(chain: Chain) -> Settings | None:
 
 
 def prior_facts(config: Settings, chain: Chain) -> PriorFacts | None:
-    """What is known of the prior that a stage of the method used, or that its generator began as.
+    """What is known of the prior of a run, or of those that its generators started from.
 
-    It warns too if that prior has seen the images.
+    It warns too if one of them has seen the images.
     """
-    stages = chain.stages.values()
-    used = [(stage.inputs['prior'], config['prior']) for stage in stages if 'prior' in stage.inputs]
-    begun = [stage for stage in stages if 'init' in stage.inputs and _trains_pixels(stage)]
-    used += [
-        (stage.inputs['init'], stage.settings | {'load': stage.settings['init_from']})
-        for stage in begun
-    ]
+    part = config.get('prior', {})
+    named = part.get('load', ''), part.get('revision', '')
+    used = [(chain.path(at), *named) for at in _inputs(chain, 'prior')[:1]]
+    pixels = [stage for stage in chain.stages.values() if _trains_pixels(stage)]
+    for stage in (stage for stage in pixels if stage.name != 'prior' and 'init' in stage.inputs):
+        named = stage.settings['init_from'], stage.settings.get('revision', '')
+        used.append((chain.path(stage.inputs['init']), *named))
     if not used:
         return None
-    source, part = used[0]
-    named = (part['load'], part['revision']) if 'load' in part else ('', '')
-    told = describe_prior(chain.path(source), *named)
-    warnings = filter(None, (warn_of_seen_images(chain), told['warning']))
-    return PriorFacts(**told | {'warning': ' '.join(warnings)})
+    told = [describe_prior(*prior) for prior in used]
+    warnings = dict.fromkeys([warn_of_seen_images(chain), *(prior['warning'] for prior in told)])
+    return PriorFacts(
+        kind=worst(prior['kind'] for prior in told),
+        text=' '.join(dict.fromkeys(prior['text'] for prior in told)),
+        warning=' '.join(filter(None, warnings)),
+    )
+
+
+def _inputs(chain: Chain, role: str) -> list[Input]:
+    """The inputs of all stages in that role."""
+    return [stage.inputs[role] for stage in chain.stages.values() if role in stage.inputs]
 
 
 def _trains_pixels(stage: Stage) -> bool:
-    """Whether a stage trains a diffusion model on pixels."""
+    """Whether a stage trains a diffusion model on pixels: its network has a size of images."""
     return 'sample_size' in stage.settings.get('network', {})
 
 
 def warn_of_seen_images(chain: Chain) -> str:
-    """Says so if a stage uses an embedded prior that was trained on the run's images; else ''.
+    """Says so if a stage uses a finished prior that was trained on the run's images; else ''.
 
     The stage `prepare` is finished.
     """
-    outside = {at.outside for stage in chain.stages.values() for at in stage.inputs.values()}
-    used = [folder for folder in EMBEDDED.values() if folder in outside]
-    split = Split(chain.folder('prepare') / 'poisoned', 'train') if used else ()
+    roles = ('prior', 'init', 'finished')
+    inputs = [at.outside for role in roles for at in _inputs(chain, role) if at.outside]
+    if not inputs:
+        return ''
+    split = Split(chain.folder('prepare') / 'poisoned', 'train')
     images = lambda: (split[row]['image'] for row in range(min(len(split), MARKED_IMAGES)))
-    return ' '.join(filter(None, (warn_of_seen(folder, images()) for folder in used)))
+    warnings = [warn_of_seen(folder, images) for folder in dict.fromkeys(inputs)]
+    return ' '.join(filter(None, dict.fromkeys(warnings)))
 
 
 def curves(chain: Chain) -> dict[str, Metrics]:

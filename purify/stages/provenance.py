@@ -7,7 +7,7 @@ nobody, in whatever way they were cut.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -95,11 +95,11 @@ def note_training(folder: Path, settings: Settings, images: int, start: Path | N
     write_json(folder / PROVENANCE_FILE, note)
 
 
-def _note_of(start: Path) -> Facts:
-    """The note of what a prior starts from; one that comes with this program needs none."""
-    inside = (name for name, folder in EMBEDDED.items() if folder.resolve() == start.resolve())
-    name = next(inside, None)
-    return read_note(start) if name is None else {'kind': EMBEDDED_PRIOR, 'name': name}
+def _note_of(folder: Path) -> Facts:
+    """The note of a prior; one that comes with this program is known by its place."""
+    here = folder.resolve()
+    name = next((name for name, place in EMBEDDED.items() if place.resolve() == here), None)
+    return read_note(folder) if name is None else {'kind': EMBEDDED_PRIOR, 'name': name}
 
 
 def note_published(folder: Path, model: str, file: str, digest: str) -> None:
@@ -161,26 +161,33 @@ def mark_of(image: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
 
 
-def warn_of_seen(folder: Path, images: Iterable[np.ndarray]) -> str:
-    """Says so if the prior in `folder` was trained on some of these images u8[h w c]; else ''.
+def warn_of_seen(folder: Path, images: Callable[[], Iterable[np.ndarray]]) -> str:
+    """Says so if a prior, or one that it started from, was trained on these images; else ''.
 
     Marks of a few of an embedded prior's training images, evenly chosen, lie beside its weights;
-    what is among these tells how many there are in all. Of other priors nothing is known.
+    what is among these images tells how many there are in all. They are known as they are: images
+    of another size, or changed ones, are not. What other priors have seen is not known.
+
+    Args:
+      folder: of the prior.
+      images: gives images u8[h w c]; called if they are to be looked through.
     """
-    file = folder / SEEN_FILE
-    if not file.is_file():
-        return ''
-    told = read_json(file, Seen)
-    marks = set(told['marks'])
-    found = len(marks & set(map(mark_of, images)))
-    if not found:
-        return ''
-    about = int(round(found / len(marks) * told['images'], -2))
-    return (
-        f'The prior was trained on some of these very images, about {about:,} by the {found} of'
-        f' {len(marks)} whose marks are known: it knows what it is to purify. Leave them out'
-        ' (source.skip, where images come in the order of their source), or take another prior.'
-    )
+    notes = _unfold(_note_of(folder))
+    for name in [note['name'] for note in notes if note['kind'] == EMBEDDED_PRIOR]:
+        file = EMBEDDED[name] / SEEN_FILE
+        if not file.is_file():
+            continue
+        told = read_json(file, Seen)
+        marks = set(told['marks'])
+        if found := len(marks & set(map(mark_of, images()))):
+            about = int(round(found / len(marks) * told['images'], -2))
+            return (
+                f'The prior {name!r} was trained on some of these very images, about {about:,} by'
+                f' the {found} of {len(marks)} whose marks are known. So this says little of images'
+                ' that it has not seen. Leave them out (source.skip, where images come in the order'
+                ' of their source), or take another prior.'
+            )
+    return ''
 
 
 def describe_prior(folder: Path, load: str, revision: str) -> dict[str, str]:
@@ -190,13 +197,12 @@ def describe_prior(folder: Path, load: str, revision: str) -> dict[str, str]:
     note that comes with a published prior is told, and does not vouch for it. One that the run
     trained itself has no name: `load` is ''.
     """
-    if load in EMBEDDED:
-        text = _tell({'kind': EMBEDDED_PRIOR, 'name': load})
-        return {'kind': EMBEDDED_PRIOR, 'text': text, 'warning': ''}
-    notes = _unfold(read_note(folder))
+    notes = _unfold(_note_of(folder))
     kinds = [note['kind'] for note in notes]
     told = ' It started from this: '.join(map(_tell, notes))
-    if load and not user_path(load).is_dir():
+    if kinds == [EMBEDDED_PRIOR]:
+        text = told
+    elif load and not user_path(load).is_dir():
         pinned = f'revision {revision}' if revision else 'at no pinned revision'
         text = f'The published prior {load}, {pinned}.'
         text += '' if kinds[0] == UNKNOWN else f' Its note says: {told}'
@@ -206,8 +212,13 @@ def describe_prior(folder: Path, load: str, revision: str) -> dict[str, str]:
         text = f'{told} Loaded from {load}.' if kinds[0] == UNKNOWN else noted
     else:
         text = told
-    kind = next(kind for kind in _WORST_FIRST if kind in kinds)
+    kind = worst(kinds)
     return {'kind': kind, 'text': text, 'warning': _WARNINGS.get(kind, '')}
+
+
+def worst(kinds: Iterable[str]) -> str:
+    """Of the kinds of several priors, the one that a reader has to beware of most."""
+    return min(kinds, key=_WORST_FIRST.index)
 
 
 def _unfold(note: Facts) -> list[Facts]:

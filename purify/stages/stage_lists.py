@@ -88,7 +88,7 @@ def _denoiser_start(part: Settings, find: Find) -> dict[str, Input]:
     """The finished model that a diffusion model on pixels starts from, as an input."""
     if not part.get('init_from'):
         return {}
-    folder, digest = find(part['init_from'], part['revision'])
+    folder, digest = find(part['init_from'], part.get('revision', ''))  # older configs have none
     return {'init': Input(outside=folder, digest=digest)}
 
 

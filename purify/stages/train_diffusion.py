@@ -115,7 +115,7 @@ def _shape_start(known: Known, name: str, part: Settings, like: Tree) -> Tree:
         return None
     if not known.may_open(f'{name}.init_from', part['init_from']):
         return like
-    folder, _ = prior_folder(part['init_from'], part['revision'])
+    folder, _ = prior_folder(part['init_from'], part.get('revision', ''))
     return read_start(folder, like, part, weights=False)
 
 

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 def test_the_folder_is_a_prior_of_published_weights(folder):
     assert prior_folder(str(folder), '')[0] == folder
     assert json.loads((folder / 'model_index.json').read_text())['_class_name'] == 'DDPMPipeline'
-    found = describe_prior(folder, {'prior': {'load': str(folder), 'revision': ''}})
+    found = describe_prior(folder, str(folder), '')
     assert found['kind'] == 'published'
     assert sha256_of(folder.parent / 'ema.safetensors')[:12] in found['text']
     prior = load_variation_model(folder)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,16 +243,27 @@ def test_reference_images_held_out_of_data_that_may_be_poisoned_are_warned_of(tm
     assert 'held out' in text
 
 
-def test_a_prior_that_has_seen_the_images_is_warned_of(tmp_path):
+def test_a_prior_that_has_seen_the_images_is_warned_of(tmp_path, monkeypatch):
     """How many it has seen is told from those whose marks are known: 3 of 8 is 375 of 1,000."""
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), np.uint8)
-    write_json(tmp_path / 'seen.json', {'images': 1000, 'marks': list(map(mark_of, images[:8]))})
-    warning = warn_of_seen(tmp_path, images[5:])
-    assert 'about 400 by the 3 of 8' in warning
-    assert 'source.skip' in warning
-    for others in ((), images[8:], images[:8] + 1):
-        assert warn_of_seen(tmp_path, others) == ''
-    assert warn_of_seen(tmp_path / 'other', images) == ''
+    inside, child, other = (tmp_path / name for name in ('inside', 'child', 'other'))
+    for folder in (inside, child, other):
+        add_weights(folder)
+    write_json(inside / 'seen.json', {'images': 1000, 'marks': list(map(mark_of, images[:8]))})
+    monkeypatch.setitem(EMBEDDED, 'photos32', inside)
+    note_training(child, SETTINGS, 300, inside)
+    note_training(other, SETTINGS, 300, None)
+    monkeypatch.chdir(tmp_path)
+    for folder in (inside, Path('inside'), child):
+        warning = warn_of_seen(folder, lambda: images[5:])
+        assert "'photos32'" in warning
+        assert 'about 400 by the 3 of 8' in warning
+        assert 'source.skip' in warning
+        for others in (images[:0], images[8:], images[:8] + 1):
+            assert warn_of_seen(folder, lambda others=others: others) == ''
+    assert warn_of_seen(other, lambda: images) == ''
+    assert warn_of_seen(tmp_path / 'nowhere', lambda: images) == ''
+    told(Path('inside'), from_folder('inside'), 'embedded')
 
 
 def test_photos32_has_64_marks_of_its_30_000_images():

@@ -27,7 +27,7 @@ class Unlearned(nnx.Variable[jax.Array]):
 
 
 class Whitening(nnx.Module):
-    """Turns patches into uncorrelated values of variance one, and their negatives.
+    """Turns patches into uncorrelated values of mean square one, and their negatives.
 
     Until `whiten` has seen images it is drawn at random. No gradient reaches the kernel.
     """
@@ -42,7 +42,8 @@ class Whitening(nnx.Module):
     def whiten(self, images: np.ndarray) -> None:
         """Sets the kernel to the eigenvectors of patches of images f32[n h w c], and minus these.
 
-        Each is divided by the root of its variance; those along which no patch differs are zero.
+        Each is divided by the root of its mean square, from which, as published, no mean is taken;
+        those along which no patch differs are zero.
         """
         size, count = self.outputs // 2, 0
         moments = np.zeros((size, size))
@@ -119,12 +120,12 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 def larger(x: jax.Array, other: jax.Array) -> jax.Array:
-    """The larger of two arrays [...], with the gradient to the one that was taken.
+    """The larger of two arrays [...], NaN if one is, with the gradient to the one that was taken.
 
     `jnp.maximum` and `max` find it again by equality. A compiler that rounds a value otherwise the
     second time then loses the gradient, or makes it NaN.
     """
-    return jnp.where(other > x, other, x)
+    return jnp.where((x >= other) | jnp.isnan(x), x, other)
 
 
 def largest(maps: jax.Array) -> jax.Array:

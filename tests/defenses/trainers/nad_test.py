@@ -38,12 +38,13 @@ def test_each_part_trains_with_its_own_numbers():
         assert part['optim'] == student()['optim'] | {'lr': part['optim']['lr']}
 
 
-def test_both_parts_tune_at_the_rate_that_the_teacher_was_trained_at():
-    kind, teacher = DEFENSES.bare('nad'), student()
+@pytest.mark.parametrize(('optimizer', 'lr'), [('sgd', 0.01), ('adam', 0.005), ('adamw', 0.005)])
+def test_the_usual_rate_follows_from_the_optimiser(optimizer, lr):
+    kind = DEFENSES.bare('nad')
+    teacher = student() | {'optim': {'name': optimizer, 'lr': 0.375}}
     part = DEFENSES.part('nad', kind.after(teacher), kind.presets['small'])
-    rate = teacher['optim']['lr']
-    assert part['finetune'] == {'epochs': 20.0, 'lr': rate}
-    assert (part['epochs'], part['lr']) == (60.0, rate)
+    assert part['finetune'] == {'epochs': 20.0, 'lr': lr}
+    assert (part['epochs'], part['lr']) == (60.0, lr)
 
 
 NAN, INF = float('nan'), float('inf')

@@ -98,6 +98,13 @@ def test_halving_takes_the_largest_and_leaves_out_an_odd_last_row():
     np.testing.assert_array_equal(halve(jnp.asarray(x)), expected)
 
 
+@pytest.mark.parametrize('place', [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize('reduce', [halve, largest])
+def test_the_largest_of_pixels_of_which_one_is_nan_is_nan(reduce, place):
+    x = jnp.arange(4.0).reshape(1, 2, 2, 1).at[(0, *place)].set(jnp.nan)
+    assert jnp.isnan(reduce(x)).all()
+
+
 @pytest.mark.parametrize('reduce', [halve, largest])
 def test_the_gradient_goes_to_the_largest_without_a_test_of_equality(reduce):
     """A value that is computed twice may be rounded otherwise, and is then equal to nothing."""
