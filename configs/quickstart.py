@@ -25,7 +25,7 @@ Photographs: 5 % of all images are poisoned unless a rate is given (attacks with
 keep it); the network `fast` as teacher and student from 16 to 64 px, else a ResNet of width 16; the
 embedded prior `photos32` for images of 32 px in colour, and for others one that is trained on 1,000
 training images that are set aside. Every image is noised to step 120 and back in 3 steps, twice.
-Measured on 10,000 images of CIFAR-10, one seed of the patch: docs/results/photos.
+Measured on 10,000 images of CIFAR-10: docs/results/photos.
 
 Four settings differ from Struppek 2023; the first three were chosen on digits with seeds 10 to 12.
 No colour transfer: eq. (1) gives the variation the brightness of its original, and with it the grey

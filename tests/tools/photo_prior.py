@@ -98,7 +98,8 @@ def main(workdir, prior, count, out):
     """Prints a line for each measurement, and draws a picture."""
     config = json.loads((Path(workdir) / 'config.json').read_text())
     name = config['source'].get('path', config['source']['name']).rstrip('/').rpartition('/')[2]
-    (prepared,) = Path(workdir).glob('stages/prepare-*[!k]')
+    made = json.loads((Path(workdir) / 'environment.json').read_text())
+    prepared = Path(made['store']) / f'prepare-{made["fingerprints"]["prepare"]}'
     split = Split(prepared / 'truth' / 'test', 'test')
     images = np.stack([split[k]['image'] for k in range(min(count, len(split)))])
     images = images.astype(np.float32) / 255
@@ -108,7 +109,7 @@ def main(workdir, prior, count, out):
     same = lambda others: round(float((in_batches(say, others) == answers).mean()), 4)
     right = float((answers == split.labels[: len(images)]).mean())
     tell = lambda **row: print(json.dumps({'data': name, 'images': len(images)} | row), flush=True)
-    tell(what='teacher', accuracy=round(right, 4), training_images=config['source']['train_size'])
+    tell(what='teacher', accuracy=round(right, 4))
     prior = load_variation_model(prior)
     for timestep in TIMESTEPS:
         seen = one_call(prior, images, timestep)

@@ -63,17 +63,17 @@ def tuning_rows() -> list[list[str]]:
     rows = []
     for run in read_lines(RAW / '2026-12-01-tuning' / 'students.jsonl'):
         cells = [f'{run["attack"]}, {run["seed"]}', run['start'], run['steps'], run['copies']]
-        cells += ['on' if run['colour_transfer'] else 'off', run['alpha'], run['epochs']]
+        cells += ['on' if run['colour_transfer'] else 'off', run['alpha'], f'{run["epochs"]:g}']
         cells += [percent(run['teacher'][name]) for name in ('acc', 'asr')]
         cells += [percent(run['student'][name]) for name in ('acc', 'asr', 'ra')]
         rows.append([str(cell) for cell in cells])
     return rows
 
 
-def report_rows() -> list[list[str]]:
-    """One row for each reported run of the quickstart."""
+def report_rows(folder: str) -> list[list[str]]:
+    """One row for each run of the quickstart whose results.json lies in that folder of raw/."""
     rows = []
-    for path in sorted((RAW / '2026-12-01-quickstart').glob('*.json'), reverse=True):
+    for path in sorted((RAW / folder).glob('*.json')):
         run = read_json(path)
         cells = [run['attack']['name'], str(run['seeds']['poison'])]
         cells += [say_part(run['teacher'], name) for name in ('acc', 'asr')]
@@ -82,21 +82,32 @@ def report_rows() -> list[list[str]]:
     return rows
 
 
+def network_rows() -> list[list[str]]:
+    """One row for each network that was trained as a teacher, by data."""
+    rows = []
+    for run in read_lines(RAW / '2026-12-01-networks' / 'networks.jsonl'):
+        cells = [run['network'], run['data'], f'{run["training_images"]:,}', f'{run["epochs"]:g}']
+        cells += [f'{run["attack"]}, {run["seed"]}' if run['rate'] else f'none, {run["seed"]}']
+        cells += [f'{run["seconds"] / 60:.1f} min', say_part(run['teacher'], 'acc')]
+        asr = say_part(run['teacher'], 'asr') if run['attack'] != 'none' else '–'
+        rows.append([*cells, asr])
+    return rows
+
+
 def main() -> None:
     """Prints all tables."""
     sides = ['teacher ACC', 'teacher ASR', 'student ACC', 'student ASR', 'student RA']
-    print_table('The quickstart', ['attack', 'seed', *sides, 'run'], report_rows())
+    head = ['attack', 'seed', *sides, 'run']
+    print_table('The quickstart', head, report_rows('2026-12-01-quickstart'))
+    print_table('The same with alpha = .9', head, report_rows('2026-12-01-with-labels'))
     head = ['attack, seed', 'T', 'steps', 'copies', 'colour transfer', 'alpha', 'epochs']
     print_table('Students of the tuning', [*head, *sides], tuning_rows())
     head = ['channels', 'predicts', 'optimiser', 'rate', 'parameters', 'steps', 'processor s']
     head += [f't = {t}' for t in STEPS]
     print_table('Short trainings: PSNR of one call', head, trial_rows(), 3)
     print_table('The final training', ['steps', 'loss'], curve_rows())
-    teacher = read_json(RAW / '2026-12-01-tuning' / 'teacher-10.json')['teacher']
-    cells = [say_part(teacher, name) for name in ('acc', 'asr')]
-    print_table(
-        'A teacher on 10,000 images, seed 10', ['network', 'ACC', 'ASR'], [['`fast`', *cells]]
-    )
+    head = ['network', 'data', 'images', 'epochs', 'attack, seed', 'time of a core', 'ACC', 'ASR']
+    print_table('Networks', head, network_rows(), 2)
     head = ['attack, seed', 'sampler', 'T', 'steps']
     head += ['poisoned: target', 'poisoned: true', 'others: true']
     print_table('What a teacher says of varied training images', head, survival_rows())
