@@ -13,9 +13,9 @@ attack=<any of `purify list`; usual is a patch on the digits, badnets1 elsewhere
 rate, seed, source,
 defense=generation|diffusion_classifier|cognitive_distillation|fct|strip|none, objective=ddpm|edm
 (of the settings in pixels), init_from=<a prior of the generator's own network to start from, such
-as photos32, or of the hub, whose revision is config.defense.generator.revision; none: from
-scratch; usual: photos32 for cifar10_small's ddpm, else none>, network=<of
-the teacher and the student, such as vgg16>. Of generation:
+as photos32, or of the hub at config.defense.generator.revision; none: from scratch; usual: photos32
+for cifar10_small's ddpm, else none>, network=<of the teacher and the student, such as vgg16>. Of
+generation:
 guidance=<the scale s of e_u + s (e_c - e_u); the paper's weight w of DDPM is s - 1, that of Stable
 Diffusion is s>, sampler=ddim|ddpm|dpmpp_2m|sde, copies=none|simclr|encoder (whose features tell
 copies of training images; encoder=<an SSCD file, a CLIP folder, the folder of a finished encoder>),

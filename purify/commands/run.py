@@ -75,7 +75,7 @@ def run(
         ) as writers,
         keep_decoded(settings['resident_mb'] * 2**20),
     ):
-        ready = names.index('prepare') + 1  # what comes before may take no prior
+        ready = names.index('prepare') + 1  # stages up to this one use no prior
         first = [name for name in wanted if name in names[:ready]]
         others = [name for name in wanted if name not in first]
         reused = chain.run(first, settings, writers)

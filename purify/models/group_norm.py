@@ -29,6 +29,7 @@ class GroupNorm(nnx.GroupNorm):
         near = jax.lax.stop_gradient(x[few].mean(pixels, keepdims=True))
         offset = (x - near).mean(pixels, keepdims=True)
         square = jnp.square(x - near).mean(pixels, keepdims=True)
+        # Rounding must not make it negative; `jnp.maximum` could lose the gradient (see `fast`).
         mean, variance = near + offset, jax.nn.relu(square - jnp.square(offset))
         in_groups = lambda value: value.reshape(len(x), self.num_groups, self.group_size)
         means, variances = in_groups(mean), in_groups(variance)

@@ -183,9 +183,9 @@ def warn_of_seen(folder: Path, images: Callable[[], Iterable[np.ndarray]]) -> st
             about = int(round(found / len(marks) * told['images'], -2))
             return (
                 f'The prior {name!r} was trained on some of these very images, about {about:,} by'
-                f' the {found} of {len(marks)} whose marks are known. So this says little of images'
-                ' that it has not seen. Leave them out (source.skip, where images come in the order'
-                ' of their source), or take another prior.'
+                f' the {found} of {len(marks)} whose marks are known. The result says little of'
+                ' images that it has not seen. Leave them out (source.skip, where images come in'
+                ' the order of their source), or take another prior.'
             )
     return ''
 

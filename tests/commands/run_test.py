@@ -283,6 +283,14 @@ def test_a_run_says_at_once_that_its_prior_has_seen_the_images(
         assert (warning in told.warning) == (seen is images)
 
 
+def test_a_config_of_before_generators_had_a_revision_still_has_its_stages():
+    """As `report` reads it from an old run."""
+    config = load_config(f'{ROOT}/configs/castle_walls.py:setting=digits,init_from=digits')
+    assert config['defense']['generator'].pop('revision') == ''
+    stages = {stage.name: stage for stage in make_stages(config)}
+    assert stages['generator'].inputs['init'].outside == EMBEDDED['digits']
+
+
 def test_an_unknown_user_s_folder_is_the_user_s_error(tmp_path):
     place = Path('~nobody-of-that-name/x')
     with pytest.raises(UserError, match='Write the path out in full'):
